@@ -1,0 +1,66 @@
+"""How a kernel is launched: block shapes per pass, dtype and head size, and the choice between Triton and plain torch."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IMPLEMENTATIONS = ("auto", "reference", "triton")
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Block shape of a launch: M query rows × N keys, head size padded to D, and the compiler's options."""
+
+    M: int
+    N: int
+    D: int
+    options: dict[str, Any]
+
+
+def blocks(sweep: str, dtype: torch.dtype, size: int, interpreted: bool) -> Blocks:
+    """Block shape for a pass ("row" or "column"), measured on an H100 for bf16 with head sizes 64 and 128; safe elsewhere."""
+    D = max(16, 1 << (size - 1).bit_length())
+    if interpreted:
+        return Blocks(64, 64, D, {})
+    if dtype == torch.float32:
+        M, N = (64, 32) if D <= 64 else (32, 32)
+        return Blocks(M, N, D, {"num_warps": 4, "num_stages": 2})
+    if D <= 64:
+        return Blocks(128, 64, D, {"num_warps": 4, "num_stages": 3})
+    if D <= 128:
+        return Blocks(128, 64, D, {"num_warps": 8 if sweep == "row" else 4, "num_stages": 3})
+    return Blocks(64, 32, D, {"num_warps": 4, "num_stages": 2})
+
+
+def strides(x: Tensor) -> Tensor:
+    """A view whose last dimension is contiguous, copied only where it is not."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def choose(implementation: str, x: Tensor) -> str:
+    """Resolve "auto" by device; an explicit request is kept or refused, never replaced.
+
+    Raises:
+        ValueError: unknown name, or Triton asked for where it cannot run exactly.
+    """
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"implementation: got {implementation!r}, expected one of {', '.join(IMPLEMENTATIONS)}")
+    if implementation == "auto":
+        return "triton" if x.device.type == "cuda" and x.dtype != torch.float64 else "reference"
+    if implementation == "triton":
+        if x.dtype == torch.float64:
+            raise ValueError("implementation: got 'triton' with float64 input, expected 'reference' (Triton sums in float32)")
+        if x.device.type != "cuda" and not _interpreting():
+            raise ValueError(
+                f"implementation: got 'triton' for a tensor on {x.device}, expected a CUDA tensor, or 'reference', or Triton's "
+                "interpreter (TRITON_INTERPRET=1 before the first import)"
+            )
+    return implementation
+
+
+def _interpreting() -> bool:
+    from probe.kernels.score_tile import interpreted, score_tile
+
+    return interpreted(score_tile)
