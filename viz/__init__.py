@@ -1,0 +1,33 @@
+"""Figures and reports: one result in, one picture out; what is drawn depends on `result.attrs["kind"]` alone.
+
+`viz.draw(result)` and `viz.draw_faithfulness(result)` return Plotly figures, `viz.report(results, path)`
+writes one HTML file that needs no network. The modules behind them are private, because a function and a submodule
+of one name would shadow each other.
+"""
+
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from probe.viz._draw import draw, draw_faithfulness
+    from probe.viz._report import report
+
+_HOME = {
+    "draw": "probe.viz._draw",
+    "draw_faithfulness": "probe.viz._draw",
+    "report": "probe.viz._report",
+}
+
+__all__ = ["draw", "draw_faithfulness", "report"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(
+            f"module 'probe.viz' has no attribute {name!r}; public names: {', '.join(__all__)}"
+        )
+    return getattr(_import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
