@@ -1,0 +1,44 @@
+"""One call of attention inside a model, as a tap hands it on."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probe.kernels.score import ScoreSpec
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """What one layer computed attention from, and what its own backend made of it. Lives for one call.
+
+    Attributes:
+        name: the module's name in the model.
+        module: the module itself.
+        layer: number of the layer in the record.
+        q: queries as the backend got them (rotated, normalised), [B, H, Nq, D].
+        k: keys, not repeated for grouped heads, [B, Hkv, Nk, D].
+        v: values, [B, Hkv, Nk, Dv].
+        output: the backend's own result, [B, Nq, H, Dv].
+        spec: the rules, derived from the arguments and proven against the mask.
+        mask: the mask as the backend got it.
+        arguments: every other argument, by name.
+        backend: "eager", "sdpa", "flash", "flex" or the name of a function of the user's own.
+        eager: the model's own eager function, for the parity check.
+    """
+
+    name: str
+    module: torch.nn.Module
+    layer: int
+    q: Float[Tensor, "B H Nq D"]
+    k: Float[Tensor, "B Hkv Nk D"]
+    v: Float[Tensor, "B Hkv Nk Dv"]
+    output: Float[Tensor, "B Nq H Dv"]
+    spec: ScoreSpec
+    mask: Any
+    arguments: Mapping[str, Any]
+    backend: str
+    eager: Callable[..., tuple[Tensor, Tensor | None]]

@@ -1,0 +1,1 @@
+"""Taps: one mechanism each for listening to attention inside a model. They are context managers and change nothing."""
