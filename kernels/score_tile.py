@@ -22,7 +22,7 @@ def tanh(x):
     """tanh to a few units in the last place: a polynomial near 0, where 1 - exp(-2x) would cancel, else exponentials."""
     y = x * x
     series = 1.0 + y * (-1.0 / 3 + y * (2.0 / 15 + y * (-17.0 / 315 + y * (62.0 / 2835 + y * (-1382.0 / 155925)))))
-    e = tl.exp2(-2.0 * LOG2E * tl.abs(x))
+    e = tl.exp2(tl.abs(x) * (-2.0 * LOG2E))
     far = (1.0 - e) / (1.0 + e)
     return tl.where(tl.abs(x) < 0.25, x * series, tl.where(x < 0, -far, far))
 

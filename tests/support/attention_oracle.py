@@ -1,0 +1,106 @@
+"""The attention map written down from its definition, N×N and slow: the truth that kernels are held against.
+
+Uses no code of the library but the ScoreSpec that describes the map.
+"""
+
+import math
+
+import torch
+
+EPS32 = torch.finfo(torch.float32).eps
+
+
+def mask(spec, batch, n_queries, n_keys):
+    """[B, Nq, Nk] bool, entry by entry from the definition in `probe.kernels.score`."""
+    i = torch.arange(n_queries)[:, None] + spec.offset
+    j = torch.arange(n_keys)[None, :]
+    out = torch.zeros(batch, n_queries, n_keys, dtype=torch.bool)
+    for b in range(batch):
+        seen = torch.ones(n_queries, n_keys, dtype=torch.bool)
+        if spec.causal:
+            seen = seen & (j <= i)
+        if spec.window is not None:
+            seen = seen & ((i - j).abs() <= spec.window - 1)
+        if spec.chunk is not None:
+            start = 0 if spec.origin is None else int(spec.origin[b])
+            seen = seen & (torch.floor((i - start) / spec.chunk) == torch.floor((j - start) / spec.chunk))
+        if spec.groups is not None:
+            of_key = spec.groups[b].cpu()
+            of_row = of_key[spec.offset : spec.offset + n_queries]
+            seen = seen | ((of_row[:, None] == of_key[None, :]) & (of_row >= 0)[:, None])
+        if spec.key_valid is not None:
+            seen = seen & spec.key_valid[b].cpu()[None, :]
+        out[b] = seen
+    return out
+
+
+def scores(q, k, spec, dtype):
+    """[B, H, Nq, Nk] scores, -inf where a key is not seen."""
+    q, k = q.cpu().to(dtype), k.cpu().to(dtype)
+    batch, heads, n_queries, _ = q.shape
+    n_keys = k.shape[2]
+    k = k.repeat_interleave(heads // k.shape[1], 1)
+    s = q @ k.transpose(-1, -2) * spec.scale
+    if spec.softcap is not None:
+        s = spec.softcap * torch.tanh(s / spec.softcap)
+    away = torch.arange(n_keys)[None, :] - (torch.arange(n_queries)[:, None] + spec.offset)
+    if spec.slopes is not None:
+        s = s + spec.slopes.cpu().to(dtype)[None, :, None, None] * away
+    if spec.distance_bias is not None:
+        reach = spec.distance_bias.shape[1] // 2
+        s = s + spec.distance_bias.cpu().to(dtype)[:, away.clamp(-reach, reach) + reach]
+    return s.masked_fill(~mask(spec, batch, n_queries, n_keys)[:, None], -math.inf)
+
+
+def attention(q, k, spec, dtype=torch.float64):
+    """The map [B, H, Nq, Nk] and its log-sum-exp [B, H, Nq]; rows that see nothing are 0 and -inf."""
+    s = scores(q, k, spec, dtype)
+    if spec.sink is not None:
+        column = spec.sink.cpu().to(dtype)[None, :, None, None].expand(*s.shape[:3], 1)
+        s = torch.cat([s, column], -1)
+    lse = torch.logsumexp(s, -1)
+    a = torch.nan_to_num(torch.softmax(s, -1), nan=0.0)
+    return (a[..., :-1] if spec.sink is not None else a), lse
+
+
+def statistics(q, k, spec, weights=None, dtype=torch.float64):
+    """Every statistic from the whole map; NaN (-1) at padded positions."""
+    a, lse = attention(q, k, spec, dtype)
+    n_queries, n_keys = a.shape[2:]
+    away = (torch.arange(n_keys)[None, :] - (torch.arange(n_queries)[:, None] + spec.offset)).abs().to(dtype)
+    some = torch.isfinite(scores(q, k, spec, dtype)).any(-1)
+    w = torch.ones(a.shape[:3], dtype=dtype) if weights is None else weights.cpu().to(dtype)
+    if spec.query_valid is not None:
+        w = w * spec.query_valid.cpu()[:, None, :]
+    out = {
+        "lse": lse,
+        "entropy": torch.special.entr(a).sum(-1),
+        "max_prob": a.max(-1).values,
+        "max_key": torch.where(some, a.argmax(-1), -1),
+        "distance": (a * away).sum(-1),
+        "second_moment": a.square().sum(-1),
+        "key_mass": a.sum(-1),
+        "received": torch.einsum("bhij,bhi->bhj", a, w),
+    }
+    for name, values in out.items():
+        valid = spec.key_valid if name == "received" else spec.query_valid
+        if valid is not None:
+            out[name] = values.masked_fill(~valid.cpu()[:, None, :], math.nan if values.is_floating_point() else -1)
+    return out
+
+
+def worst(got, truth):
+    """The largest error over the entries that are finite in the truth; the others must agree exactly (NaN with NaN)."""
+    got, truth = got.detach().cpu().double(), truth.double()
+    finite = torch.isfinite(truth)
+    same = torch.equal(got[~finite].nan_to_num(nan=12345.0), truth[~finite].nan_to_num(nan=12345.0))
+    if not same or not torch.isfinite(got[finite]).all():
+        return math.inf
+    return float((got[finite] - truth[finite]).abs().max()) if finite.any() else 0.0
+
+
+def tolerance(plain, truth):
+    """Twice the error of plain torch at the same precision; at least four roundings of the largest value."""
+    finite = truth[torch.isfinite(truth)].double()
+    largest = max(1.0, float(finite.abs().max())) if len(finite) else 1.0
+    return 2 * max(worst(plain, truth), 4 * EPS32 * largest)
