@@ -1,0 +1,1 @@
+"""What differs between model families: how tokens read, which are special, where towers are."""
