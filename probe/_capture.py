@@ -20,6 +20,7 @@ from probe.families.text import Prepared, describe, encode
 from probe.kernels.launch import choose
 from probe.kernels.statistics import map_statistics
 from probe.kernels.visible import visible_counts
+from probe.record import strings
 from probe.stats import resolve
 from probe.taps import rules
 from probe.taps.hf import HFTap, unrouted
@@ -44,13 +45,14 @@ def capture(
 ) -> xr.DataTree:
     """Run the model once and record statistics of its attention.
 
-    The model computes with its own backend; its outputs are bit-identical to a run without capture, and it is as before
-    afterwards, whatever happens.
+    The model computes with its own backend; its outputs are bit-identical to a run without capture, and it is
+    as before afterwards, whatever happens.
 
     Args:
         model: what `probe.load` gave, or any transformers model in eval mode.
-        inputs: one text or several (needs a loaded model, for its tokenizer; several are padded), or keyword arguments of
-            the model's forward (`input_ids` [B, N] and, where positions are padding, `attention_mask` of 0 and 1).
+        inputs: one text or several (needs a loaded model, for its tokenizer; several are padded), or keyword
+            arguments of the model's forward (`input_ids` [B, N] and, where positions are padding,
+            `attention_mask` of 0 and 1).
         stats: names of statistics, see `probe.stats.STATS`.
         store: folder of the record to be written; None keeps it in memory.
         layers: numbers of layers or patterns of module names; None for all.
@@ -137,13 +139,13 @@ class _Recorder:
         tokens = tuple(self.valid.shape)
         if (batch, n_queries) != tokens or n_keys != n_queries:
             raise ModelError(
-                f"{call.name}: attention of {n_queries} queries and {n_keys} keys (batch {batch}) for an input of "
-                f"{tokens[1]} tokens (batch {tokens[0]}); only self-attention over the input's tokens can be recorded yet, "
-                "choose such layers (layers=…)"
+                f"{call.name}: attention of {n_queries} queries and {n_keys} keys (batch {batch}) for "
+                f"{tokens[1]} tokens (batch {tokens[0]}); only self-attention over the input's tokens can be recorded "
+                "yet, choose such layers (layers=…)"
             )
         if self._heads not in (None, heads):
             raise ModelError(
-                f"{call.name}: {heads} heads, the layers before had {self._heads}; choose layers of one kind (layers=…)"
+                f"{call.name}: {heads} heads, but {self._heads} before; choose layers of one kind (layers=…)"
             )
         self._heads = heads
 
@@ -210,7 +212,7 @@ def _prepare(inputs: Any, module: torch.nn.Module, tokenizer: Any | None, device
     return prepared
 
 
-def _check_ids(prepared: Prepared, module: torch.nn.Module) -> None:
+def _check_ids(prepared: Prepared, module: Any) -> None:
     ids = prepared.inputs.get("input_ids")
     embed = module.get_input_embeddings() if hasattr(module, "get_input_embeddings") else None
     known = getattr(embed, "num_embeddings", None)
@@ -221,8 +223,8 @@ def _check_ids(prepared: Prepared, module: torch.nn.Module) -> None:
         )
 
 
-def _limit(module: torch.nn.Module, tokenizer: Any) -> int | None:
-    config = getattr(module, "config", None)
+def _limit(module: Any, tokenizer: Any) -> int | None:
+    config: Any = getattr(module, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     found = [getattr(tokenizer, "model_max_length", None), getattr(config, "max_position_embeddings", None)]
     limits = [int(n) for n in found if isinstance(n, int) and 0 < n < 1 << 40]
@@ -233,20 +235,18 @@ def _accepts(module: torch.nn.Module, argument: str) -> bool:
     return argument in inspect.signature(module.forward).parameters
 
 
-def _generates(module: torch.nn.Module) -> bool:
+def _generates(module: Any) -> bool:
     return bool(module.can_generate()) if hasattr(module, "can_generate") else False
 
 
 def _extras(module: torch.nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Ask for no cache and for the logits of one position only, where the model can; neither touches attention."""
+    """No cache, and the logits of one position only, where the model can; neither touches attention."""
     asked = {"use_cache": False, "logits_to_keep": 1}
     return {name: value for name, value in asked.items() if name not in inputs and _accepts(module, name)}
 
 
 def _input(prepared: Prepared) -> xr.Dataset:
     texts = prepared.texts if prepared.texts is not None else [""] * prepared.valid.shape[0]
-    from probe.record import strings
-
     return xr.Dataset({"text": ("sample", strings(texts))})
 
 
@@ -263,11 +263,7 @@ def _attributes(
         "model_revision": str(getattr(model, "revision", "")),
         "dtype": str(first).removeprefix("torch."),
         "backend": ", ".join(dict.fromkeys(recorder.backends)),
-        "device": str(device)
-        if device.type == "cpu"
-        else f"{device} ({torch.cuda.get_device_name(device)})"
-        if device.type == "cuda"
-        else str(device),
+        "device": _device_name(device),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": _versions(),
         "stats": stats,
@@ -275,6 +271,10 @@ def _attributes(
         "rules": recorder.rules,
         "unrouted": unrouted(module),
     }
+
+
+def _device_name(device: torch.device) -> str:
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
 def _versions() -> dict[str, str]:

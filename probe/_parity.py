@@ -1,7 +1,8 @@
-"""Parity on a window: the model's own eager attention in float64 against the kernels and the backend's output.
+"""Parity on a window: the model's own eager attention in float64 against the kernels and the backend.
 
-Of each sample the first (at most 128) valid positions are cut out of the very q, k and v of the call. The mask for eager is
-cut out of the backend's mask, or follows from the backend's flags where it got none; the derived rules play no part in it.
+Of each sample the first (at most 128) valid positions are cut out of the very q, k and v of the call. The
+mask for eager is cut out of the backend's mask, or follows from the backend's flags where it got none; the
+derived rules play no part in it.
 """
 
 from dataclasses import dataclass, replace
@@ -95,7 +96,8 @@ def _shown(call: AttentionCall, sample: int, start: int, size: int) -> Bool[Tens
         read = reader(call.mask, length, length, call.q.dtype)
         if read is None:
             raise ModelError(f"{call.name}: cannot read the backend's mask")
-        return read(sample, rows)
+        shown: Tensor = read(sample, rows)
+        return shown
     i = torch.arange(rows.start, rows.stop, device=device)[:, None]
     j = torch.arange(length, device=device)[None, :]
     seen = torch.ones(1, len(rows), length, dtype=torch.bool, device=device)
@@ -140,12 +142,14 @@ def reference(
 
 
 def score_error(call: AttentionCall, cut: Window) -> Float[Tensor, "S H"]:
-    """Bound on the rounding error of a score in float32: (√D + 4) · ε · scale · max Σ_d |q_d k_d|, per sample and head.
+    """Bound on the rounding error of a float32 score: (√D + 4) · ε · scale · max Σ_d |q_d k_d|, per head.
 
-    √D instead of D because rounding errors are of either sign (Higham & Mary 2019, SIAM J. Sci. Comput. 41(5)).
+    √D instead of D because rounding errors are of either sign (Higham & Mary 2019, SIAM J. Sci. Comput.
+    41(5)).
     """
     q, k = cut.cut(call.q).float().abs(), cut.cut(call.k).float().abs()
     group = q.shape[1] // k.shape[1]
     size = torch.matmul(q, k.repeat_interleave(group, 1).transpose(2, 3)) * abs(call.spec.scale)
     size = size.masked_fill(~cut.visible | ~cut.valid[:, None, :, None], 0).amax((2, 3))
-    return (q.shape[3] ** 0.5 + 4) * torch.finfo(torch.float32).eps * size
+    error: Tensor = (q.shape[3] ** 0.5 + 4) * torch.finfo(torch.float32).eps * size
+    return error

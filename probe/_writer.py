@@ -1,4 +1,4 @@
-"""Writing a record layer by layer, into memory or into a zarr folder that counts as whole only at the very end."""
+"""Writing a record layer by layer, into memory or into a zarr folder that counts as whole only at the end."""
 
 import os
 import shutil
@@ -126,7 +126,7 @@ class MemoryWriter(Writer):
 
 
 class ZarrWriter(Writer):
-    """A record in a zarr folder: `<store>.partial` while it is written, moved to its name when it is complete.
+    """A record in a zarr folder: `<store>.partial` while it is written, moved to its name when complete.
 
     Args:
         stats: names of the statistics.
@@ -287,7 +287,7 @@ def _clear_stale(partial: Path) -> None:
 
 
 def _alive(pid: object) -> bool:
-    if not isinstance(pid, int):
+    if not isinstance(pid, int) or os.name == "nt":  # there, signal 0 would end the process
         return False
     try:
         os.kill(pid, 0)

@@ -1,15 +1,17 @@
 """The record: what a captured run looks like as an `xarray.DataTree`, in memory and in a zarr folder.
 
-    /          attributes: model, its revision, dtype, backend, device, library versions, stats, schema, status
-    /text      one statistic per variable over (sample, layer, head, query) or (sample, layer, head, key);
+    /          attributes: model, its revision, dtype, backend, device, library versions, stats, schema,
+    status /text      one statistic per variable over (sample, layer, head, query) or (sample, layer, head,
+    key);
                keys_seen (sample, layer, query): how many keys a query sees; seen_by (sample, layer, key)
     /tokens    text, id, role, start, end, valid over (sample, token)
     /input     text over (sample)
     /validity  the checks of this run: name, layer, worst, tolerance, passed, meaning over (check)
     /results   one group per explainer, added later
 
-Positions that are padding hold NaN (-1 in integer statistics). A folder is complete only when its root says so and every
-file that it listed is there with its size; anything else is refused, because zarr reads a missing chunk as fill values.
+Positions that are padding hold NaN (-1 in integer statistics). A folder is complete only when its root says
+so and every file that it listed is there with its size; anything else is refused, because zarr reads a
+missing chunk as fill values.
 """
 
 import json
@@ -118,7 +120,8 @@ def _validate_tower(tower: str, dataset: xr.Dataset, stats: list[str]) -> None:
         got = dataset[name]
         if got.dims != dims(name) or got.dtype != np.dtype(dtype(name)):
             raise RecordError(
-                f"record: /{tower}/{name} is {got.dtype} over {got.dims}, expected {dtype(name)} over {dims(name)}"
+                f"record: /{tower}/{name} is {got.dtype} over {got.dims}, "
+                f"expected {dtype(name)} over {dims(name)}"
             )
 
 
@@ -132,7 +135,8 @@ def open_record(path: str | Path) -> xr.DataTree:
         The record, as `probe.record` describes it.
 
     Raises:
-        RecordError: not a record, unfinished, damaged (a file missing or of another size), or of another schema.
+        RecordError: not a record, unfinished, damaged (a file missing or of another size), or of another
+            schema.
     """
     folder = Path(path)
     attrs = read_attributes(folder)
@@ -148,9 +152,25 @@ def open_record(path: str | Path) -> xr.DataTree:
         tree = xr.open_datatree(folder, engine="zarr", consolidated=False, chunks=None)
     except (ValueError, KeyError, OSError, TypeError, RuntimeError) as error:
         raise RecordError(f"{folder}: cannot be read: {_line(error)}") from error
-    tree.attrs = {name: value for name, value in tree.attrs.items() if name not in INTERNAL}
+    tree = _ordered(tree, [str(s) for s in attrs.get("stats", ())])
     validate(tree)
     return tree
+
+
+def _ordered(tree: xr.DataTree, stats: list[str]) -> xr.DataTree:
+    """The tree with groups and variables in the order of the schema; a folder lists them in any order."""
+    order = [*stats, *COUNTS, *_TOKENS, *_CHECKS]
+    groups: dict[str, xr.Dataset] = {}
+    for node in tree.subtree:
+        dataset = node.to_dataset(inherit=False)
+        names = sorted(
+            map(str, dataset.data_vars), key=lambda n: order.index(n) if n in order else len(order)
+        )
+        groups[node.path] = dataset[names]
+    groups["/"].attrs = {name: value for name, value in tree.attrs.items() if name not in INTERNAL}
+    first = ("/", *(f"/{name}" for name in towers(tree)), "/tokens", "/input", "/validity")
+    paths = [p for p in first if p in groups] + sorted(p for p in groups if p not in first)
+    return xr.DataTree.from_dict({path: groups[path] for path in paths})
 
 
 def read_attributes(folder: Path) -> dict[str, Any]:
@@ -185,7 +205,7 @@ def is_record(folder: Path) -> bool:
 
 
 def manifest(folder: Path) -> dict[str, int]:
-    """Size in bytes of every file of a record, by relative path; the root's own metadata, which holds this, left out."""
+    """Size in bytes of each file of a record by relative path, without the root's metadata, which holds this."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / "zarr.json")
     return {p.relative_to(folder).as_posix(): p.stat().st_size for p in files}
 
@@ -208,7 +228,7 @@ def _line(error: BaseException) -> str:
 
 
 def chunk_shape(variable: str, sizes: dict[str, int], target: int = 1 << 20) -> tuple[int, ...]:
-    """Chunks of a tower's variable: one layer, all heads, and as many positions and samples as make about `target` values.
+    """Chunks of a variable: one layer, all heads, as many positions and samples as make `target` values.
 
     Args:
         variable: a statistic or a count.

@@ -1,6 +1,7 @@
 """The statistics that a record can hold: what each one is, its dimension, unit and cost.
 
-A new statistic is its kernel (`probe.kernels`) and one entry here; record, capture and checks read this table.
+A new statistic is its kernel (`probe.kernels`) and one entry here; record, capture and checks read this
+table.
 """
 
 from collections.abc import Iterable

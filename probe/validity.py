@@ -1,9 +1,10 @@
-"""The checks that every record carries: identities that an exact attention map obeys, and parity with the model itself.
+"""The checks that every record carries: identities that an exact map obeys, and parity with the model.
 
-Tolerances are bounds on rounding, not chosen numbers. With ε of float32, n terms in a sum, head size D and δ the bound on
-the error of one score (`_parity.score_error`), a probability is off by 2δ relative, a sum of n by (√n + 8)·ε relative, an
-entropy by (2δ + 2(√n + 8)ε)(1 + ln n). Parity allows twice as much, since eager rounds too. The backend's output may differ
-from float64 by twice what the model's eager attention does in the model's precision, and two roundings of the largest value.
+Tolerances are bounds on rounding, not chosen numbers. With ε of float32, n terms in a sum, head size D and δ
+the bound on the error of one score (`_parity.score_error`), a probability is off by 2δ relative, a sum of n
+by (√n + 8)·ε relative, an entropy by (2δ + 2(√n + 8)ε)(1 + ln n). Parity allows twice as much, since eager
+rounds too. The backend's output may differ from float64 by twice what the model's eager attention does in the
+model's precision, and two roundings of the largest value.
 """
 
 import math
@@ -170,7 +171,8 @@ def _score_error(call: AttentionCall, valid: Tensor) -> Array:
 
     def largest(x: Tensor) -> Tensor:
         norms = torch.linalg.vector_norm(x, dim=3, dtype=torch.float32)
-        return norms.masked_fill(~valid.to(x.device)[:, None], 0).amax(2)
+        most: Tensor = norms.masked_fill(~valid.to(x.device)[:, None], 0).amax(2)
+        return most
 
     group = call.q.shape[1] // call.k.shape[1]
     size = largest(call.q) * largest(call.k).repeat_interleave(group, 1) * abs(call.spec.scale)
@@ -220,7 +222,7 @@ def _statistic_error(name: str, want: Array, delta: Array) -> Array:
 
 
 def _parity_of_output(call: AttentionCall, cut: _parity.Window, exact: Tensor) -> Check:
-    """The backend's own output against eager's weights times values, per head, where the window holds all that is seen."""
+    """The backend's output against eager's, per head, where the window holds all that its rows see."""
     if call.output.shape != (*call.q.shape[:1], call.q.shape[2], call.q.shape[1], call.v.shape[3]):
         raise ModelError(
             f"{call.name}: the backend's output has shape {list(call.output.shape)}, expected [B, N, H, D]"

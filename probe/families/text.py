@@ -1,4 +1,4 @@
-"""Texts and tokens of language models: encoding without silent truncation, and pieces that join back to the text."""
+"""Texts and tokens of language models: no silent truncation, and pieces that join back to the text."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +56,8 @@ def encode(texts: Sequence[str], tokenizer: Any, limit: int | None, device: torc
             raise InputError(f"{which} holds nothing that the tokenizer knows (only {tokenizer.unk_token!r})")
         if limit is not None and len(row) > limit:
             raise InputError(
-                f"{which} has {len(row)} tokens ({len(text)} characters), the model takes at most {limit}; shorten it"
+                f"{which} has {len(row)} tokens ({len(text)} characters), the model takes at most {limit}; "
+                "shorten it"
             )
         rows.append(row)
     left = getattr(tokenizer, "padding_side", "right") == "left"
@@ -75,8 +76,8 @@ def describe(inputs: Mapping[str, Any], tokenizer: Any | None) -> Prepared:
     """Say what the positions of prepared inputs are.
 
     Args:
-        inputs: keyword arguments of a model's forward, with `input_ids` or `inputs_embeds` [B, N, …] and, where positions
-            are padding, a two-dimensional `attention_mask` of 0 and 1.
+        inputs: keyword arguments of a model's forward, with `input_ids` or `inputs_embeds` [B, N, …] and,
+            where positions are padding, a two-dimensional `attention_mask` of 0 and 1.
         tokenizer: to read the ids; without it a token reads as its number.
 
     Raises:
@@ -85,7 +86,8 @@ def describe(inputs: Mapping[str, Any], tokenizer: Any | None) -> Prepared:
     given = inputs.get("input_ids", inputs.get("inputs_embeds"))
     if not isinstance(given, Tensor) or given.ndim < 2 or 0 in given.shape:
         raise InputError(
-            f"inputs: got {', '.join(map(str, inputs)) or 'nothing'}, expected input_ids [batch, tokens] with at least one token"
+            f"inputs: got {', '.join(map(str, inputs)) or 'nothing'}, expected input_ids [batch, tokens], "
+            "not empty"
         )
     past = inputs.get("past_key_values")
     if past is not None and (not hasattr(past, "get_seq_length") or past.get_seq_length()):
@@ -126,7 +128,7 @@ def _valid(mask: object, given: Tensor) -> Tensor:
         )
     if bool(((mask != 0) & (mask != 1)).any()):
         raise InputError(
-            "attention_mask: got values besides 0 and 1; packed sequences are not supported, give a padded batch"
+            "attention_mask: got values besides 0 and 1 (packed sequences?); give a padded batch"
         )
     if not bool(mask.bool().any(dim=1).all()):
         raise InputError("attention_mask: one sample is all padding; expected at least one token in each")
@@ -134,7 +136,7 @@ def _valid(mask: object, given: Tensor) -> Tensor:
 
 
 def _row(text: str, tokenizer: Any) -> Row:
-    """The tokens of a text. Each piece holds the characters since the last one, so that the pieces join to the text."""
+    """The tokens of a text; each piece holds the characters since the last one, so that they join to it."""
     fast = bool(getattr(tokenizer, "is_fast", False))
     code = tokenizer(
         text,
@@ -162,7 +164,7 @@ def _row(text: str, tokenizer: Any) -> Row:
 
 
 def _special(tokenizer: Any) -> set[int]:
-    """Ids of control tokens; a token for unknown words stands for text, unless it has another role as well."""
+    """Ids of control tokens; the token for unknown words stands for text, unless it has another role too."""
     names = ("bos", "eos", "sep", "pad", "cls", "mask")
     controls = {getattr(tokenizer, f"{name}_token_id", None) for name in names}
     return {i for i in tokenizer.all_special_ids if i != tokenizer.unk_token_id or i in controls}
@@ -173,7 +175,7 @@ def _only_unknown(row: Row, tokenizer: Any) -> bool:
 
 
 def _read(ids: list[int], tokenizer: Any) -> list[str]:
-    """The pieces of a decoded sequence: exact where decoding and encoding agree, token by token where they do not."""
+    """The pieces of a decoded sequence: exact where decoding and encoding agree, else token by token."""
     text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     if getattr(tokenizer, "is_fast", False):
         code = tokenizer(

@@ -1,1 +1,1 @@
-"""Taps: one mechanism each for listening to attention inside a model. They are context managers and change nothing."""
+"""Taps: one mechanism each for listening to a model's attention; context managers that change nothing."""

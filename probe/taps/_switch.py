@@ -1,8 +1,9 @@
-"""Listening to a transformers `AttentionInterface` object without changing the model, its config or its masks.
+"""Listening to a transformers `AttentionInterface` object; model, config and masks stay as they are.
 
-All routed modeling files ask `ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)` for their attention function. While at
-least one listener is there, an instance attribute of that name stands in front of the method; what it returns calls the
-function that would have been returned, with exactly the same arguments, and gives its result back untouched.
+All routed modeling files ask `ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)` for their attention
+function. While at least one listener is there, an instance attribute of that name stands in front of the
+method; what it returns calls the function that would have been returned, with exactly the same arguments, and
+gives its result back untouched.
 """
 
 import threading
@@ -18,7 +19,7 @@ _ARGUMENTS = ("query", "key", "value", "attention_mask")
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """One finished call of an attention function: the module, the names asked for, all arguments, the result."""
+    """One finished call of an attention function: the module, the function, all arguments, the result."""
 
     module: torch.nn.Module
     implementation: str | None
@@ -32,7 +33,7 @@ Listener = Callable[[Observed], None]
 
 
 class _Switch:
-    """The stand-in on one interface object, shared by every tap that listens to it, in any order of opening and closing."""
+    """The stand-in on one interface object, shared by all taps that listen to it."""
 
     def __init__(self, interface: Any) -> None:
         self.interface = interface

@@ -1,6 +1,7 @@
-"""The tap for Hugging Face transformers: every module that routes its attention through `ALL_ATTENTION_FUNCTIONS`.
+"""The tap for Hugging Face transformers: all modules that route attention through `ALL_ATTENTION_FUNCTIONS`.
 
-The model, its config, its masks and its backend stay untouched (see `_switch`); outputs are those of the user's backend.
+The model, its config, its masks and its backend stay untouched (see `_switch`); outputs are those of the
+user's backend.
 """
 
 import fnmatch
@@ -30,7 +31,7 @@ class Site:
 
 
 def sites(model: torch.nn.Module) -> list[Site]:
-    """The modules of `model` that route their attention through transformers' interface, in their order in the model."""
+    """The modules of `model` that route attention through transformers' interface, in the model's order."""
     found = []
     for name, module in model.named_modules():
         forward = inspect.unwrap(type(module).forward)
@@ -42,7 +43,7 @@ def sites(model: torch.nn.Module) -> list[Site]:
 
 
 def unrouted(model: torch.nn.Module) -> list[str]:
-    """Names of modules that look like attention but are out of reach: no routed module inside them nor around them."""
+    """Names of modules that look like attention but are out of reach: none routed inside or around them."""
     routed = [site.name for site in sites(model)]
     found: list[str] = []
     for name, module in model.named_modules():
@@ -82,7 +83,7 @@ class HFTap:
         self.sites = sites(model)
         if not self.sites:
             raise ModelError(
-                f"{type(model).__name__}: no module routes its attention through transformers' AttentionInterface; "
+                f"{type(model).__name__}: no module routes its attention through transformers' interface; "
                 "supported are the transformers models that do (Llama, Qwen, Mistral, Gemma, GPT-2, BERT, …)"
             )
         numbers = [getattr(site.module, "layer_idx", None) for site in self.sites]
@@ -134,7 +135,7 @@ class HFTap:
 
     @property
     def expected(self) -> int:
-        """How many layers one forward pass should give; more if modules without a layer number are called repeatedly."""
+        """How many layers a forward pass should give; more where modules without a number are called again."""
         if self.numbers is None:
             return (
                 len(self.sites) if self._layers is None else max(1, len(self._layers) + len(self._patterns))
@@ -204,8 +205,8 @@ class HFTap:
         missing = [site.name for site in self.sites if site.name not in called and self._must_be_called(site)]
         if missing:
             raise ModelError(
-                f"{missing[0]}: its attention was never called in the forward pass ({len(missing)} of {len(self.sites)} "
-                "modules); choose the layers to record (layers=…)"
+                f"{missing[0]}: its attention was never called in the forward pass ({len(missing)} of "
+                f"{len(self.sites)} modules); choose the layers to record (layers=…)"
             )
         unreached = set() if self._layers is None else self._layers - self._recorded
         if unreached:
@@ -220,5 +221,5 @@ def _refuse_compiled(model: torch.nn.Module) -> None:
         or getattr(model, "_compiled_call_impl", None) is not None
     ):
         raise ModelError(
-            f"{type(model).__name__}: the model is compiled, and its attention cannot be heard; give the uncompiled module"
+            f"{type(model).__name__}: the model is compiled and cannot be heard; give the uncompiled module"
         )

@@ -14,11 +14,11 @@ from probe.kernels.visible import visible_block
 #: Entries of the mask that are looked at together.
 _BLOCK = 1 << 22
 
-#: Gives what the mask says about some rows of one sample, [heads or 1, rows, keys]: True where the key is attended to.
+#: What the mask says of some rows of one sample, [heads or 1, rows, keys]: True where a key is attended to.
 Reader = Callable[[int, range], Bool[Tensor, "heads rows keys"]]
 
 
-class AdditiveMask(ValueError):
+class AdditiveMaskError(ValueError):
     """The mask holds finite values besides 0: a bias, not a rule of visibility."""
 
 
@@ -42,8 +42,8 @@ def reader(mask: Any, n_queries: int, n_keys: int, dtype: torch.dtype) -> Reader
     """How to read `mask`, or None if its form is unknown.
 
     Args:
-        mask: bool [B, H or 1, Nq, Nk] (True = attended), float of that shape (0 = attended, the most negative value or
-            -inf = not), or a flex `BlockMask`.
+        mask: bool [B, H or 1, Nq, Nk] (True = attended), float of that shape (0 = attended, the most negative
+            value or -inf = not), or a flex `BlockMask`.
         n_queries: Nq of the call.
         n_keys: Nk of the call; a longer mask is cut, as every backend does.
         dtype: of the queries; its most negative number also counts as -inf.
@@ -72,7 +72,7 @@ def _float_reader(mask: Tensor, dtype: torch.dtype) -> Reader:
         if between.any():
             head, row, key = (int(i) for i in between.nonzero()[0])
             value = float(values[head, row, key])
-            raise AdditiveMask(
+            raise AdditiveMaskError(
                 f"it adds {value:g} at sample {sample}, head {head}, query {rows.start + row}, key {key}"
             )
         return visible
@@ -95,7 +95,8 @@ def _block_reader(mask_mod: Callable[..., Tensor], device: torch.device, n_keys:
 def first_mismatch(read: Reader, spec: ScoreSpec, batch: int, n_queries: int, n_keys: int) -> Mismatch | None:
     """Compare a mask with the rules of `spec` over all valid queries; None if they agree everywhere.
 
-    Holds one block of rows at a time. What the mask says about padded queries does not matter: they have no statistics.
+    Holds one block of rows at a time. What the mask says about padded queries does not matter: they have no
+    statistics.
     """
     step = max(1, _BLOCK // n_keys)
     for sample in range(batch):

@@ -1,6 +1,7 @@
 """From the arguments of an attention call to its `ScoreSpec`, proven against the mask that the backend got.
 
-Where a mask arrived, a rule counts only if it reproduces every entry over the valid queries. Where none arrived, the rule
+Where a mask arrived, a rule counts only if it reproduces every entry over the valid queries. Where none
+arrived, the rule
 is what the backend does without a mask: eager attends to everything, sdpa and flash follow the causal flag.
 """
 
@@ -8,13 +9,12 @@ import weakref
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from probe.errors import ModelError
 from probe.kernels.score import ScoreSpec
 from probe.taps._switch import Observed
-from probe.taps.masks import AdditiveMask, Mismatch, Reader, first_mismatch, reader
+from probe.taps.masks import AdditiveMaskError, Mismatch, Reader, first_mismatch, reader
 
 _KNOWN = {
     "module",
@@ -32,7 +32,7 @@ _KNOWN |= {"is_causal", "query_states", "key_states", "value_states", "kwargs", 
 
 
 def backend_of(seen: Observed) -> str:
-    """Which backend computed the call: "eager", "sdpa", "flash", "flex", or the name the user registered it under."""
+    """Which backend computed the call: "eager", "sdpa", "flash", "flex", or its name in the registry."""
     from transformers.integrations.flash_attention import flash_attention_forward
     from transformers.integrations.flex_attention import flex_attention_forward
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -62,7 +62,8 @@ class Rules:
             name: the module's name, for messages.
 
         Raises:
-            ModelError: a rule that cannot be expressed, a mask that follows no known rule, NaN or Inf in q or k.
+            ModelError: a rule that cannot be expressed, a mask that follows no known rule, NaN or Inf in q or
+                k.
         """
         refuse(seen, name)
         q, k, arguments = seen.arguments["query"], seen.arguments["key"], seen.arguments
@@ -90,7 +91,7 @@ class Rules:
         if self.valid.shape != (batch, n_keys) or n_queries > n_keys:
             raise ModelError(
                 f"{name}: {n_queries} queries and {n_keys} keys (batch {batch}) do not fit the padding mask "
-                f"{list(self.valid.shape)}; expected self-attention over the given tokens. Choose other layers (layers=…)"
+                f"{list(self.valid.shape)}; expected self-attention over the tokens, choose such layers (layers=…)"
             )
         valid = self.valid.to(q.device)
         return replace(spec, key_valid=valid, query_valid=valid[:, n_keys - n_queries :])
@@ -100,7 +101,7 @@ class Rules:
         n_queries, n_keys = seen.arguments["query"].shape[2], seen.arguments["key"].shape[2]
         if spec.key_valid is not None:
             raise ModelError(
-                f"{name}: the input is padded, but the {backend} backend got no mask and attends to the padding; "
+                f"{name}: the input is padded, but the {backend} backend got no mask and attends to padding; "
                 "give one text at a time"
             )
         if backend in ("eager", "flex"):
@@ -114,7 +115,7 @@ class Rules:
             return spec if backend == "sdpa" else _flash_window(spec, seen)
         if n_queries != n_keys and backend == "sdpa":
             raise ModelError(
-                f"{name}: causal sdpa without a mask for {n_queries} queries and {n_keys} keys leaves the last keys out; "
+                f"{name}: causal sdpa without a mask for {n_queries} queries, {n_keys} keys leaves keys out; "
                 "give the whole sequence without a cache"
             )
         causal = replace(spec, causal=True, offset=n_keys - n_queries)
@@ -142,7 +143,7 @@ class Rules:
         if read is None:
             form = f"{tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
             raise ModelError(
-                f"{name}: cannot read a mask of form {form} for the {backend} backend; expected [B, 1, Nq, Nk]"
+                f"{name}: cannot read a mask of form {form} for {backend} attention; expected [B, 1, Nq, Nk]"
             )
         rule = _prove(read, tries, q.shape[0], q.shape[2], n_keys, name)
         if not (isinstance(mask, Tensor) and mask.is_inference()):  # such tensors do not count their changes
@@ -162,7 +163,8 @@ def _causal_flag(seen: Observed) -> bool:
 def candidates(seen: Observed, spec: ScoreSpec) -> list[ScoreSpec]:
     """The rules worth trying for a mask, the likeliest first.
 
-    transformers counts a bidirectional window inclusively (|i - j| ≤ w) but some models pass it exclusively; both are tried.
+    transformers counts a bidirectional window inclusively (|i - j| ≤ w) but some models pass it exclusively;
+    both are tried.
     """
     q, n_keys = seen.arguments["query"], seen.arguments["key"].shape[2]
     config = getattr(seen.module, "config", None)
@@ -194,7 +196,7 @@ def _prove(
     for rule in tries:
         try:
             mismatch = first_mismatch(read, rule, batch, n_queries, n_keys)
-        except AdditiveMask as bias:
+        except AdditiveMaskError as bias:
             raise ModelError(
                 f"{name}: the mask is a bias, not a rule of visibility: {bias}; not supported yet"
             ) from None
@@ -203,8 +205,8 @@ def _prove(
         first = first or mismatch
     tried = ", ".join(dict.fromkeys(describe(rule) for rule in tries))
     raise ModelError(
-        f"{name}: the mask follows none of the rules tried ({tried}); {describe(tries[0])!r} differs first at {first}; "
-        "packed, block and other custom masks are not supported yet"
+        f"{name}: the mask follows none of the rules tried ({tried}); {describe(tries[0])!r} differs first "
+        f"at {first}; packed, block and other custom masks are not supported yet"
     )
 
 
