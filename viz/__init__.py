@@ -1,7 +1,7 @@
 """Figures and reports: one result in, one picture out; what is drawn depends on `result.attrs["kind"]` alone.
 
 `viz.draw(result)` and `viz.draw_faithfulness(result)` return Plotly figures, `viz.report(results, path)`
-writes one HTML file that needs no network. The modules behind them are private, because a function and a submodule
+writes one HTML file that needs no network. The modules behind them are private: a function and a submodule
 of one name would shadow each other.
 """
 

@@ -28,8 +28,8 @@ def draw_head_table(result: xr.Dataset) -> go.Figure:
 
     Returns:
         A heatmap (layers on y, the first layer on top) and, sharing its y axis, the mean of each layer as
-        bars. The colours start at 0 and are sequential, or diverging around 0 when values are negative. A cell
-        without a value stays grey.
+        bars. The colours start at 0 and are sequential, or diverging around 0 when values are negative. A
+        cell without a value stays grey.
 
     Raises:
         InputError: The variable is missing, has other dimensions, or has no finite value.

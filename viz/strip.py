@@ -47,6 +47,8 @@ class Strip:
         signed: Whether the sign carries meaning.
         target: What the scores are about (a label or the next token).
         probability: The model's probability of the target, NaN if not given.
+        prediction: What the model itself says; the target, if the result does not tell them apart.
+        prediction_probability: The model's probability of its prediction, NaN if not given.
         method: Name of the method.
         model: Name of the model.
         task: The model's task, empty if unknown.
@@ -58,6 +60,8 @@ class Strip:
     signed: bool
     target: str
     probability: float
+    prediction: str
+    prediction_probability: float
     method: str
     model: str
     task: str
@@ -124,6 +128,10 @@ def read_strip(result: xr.Dataset) -> Strip:
         signed=bool(attrs.get("signed", True)),
         target=str(attrs.get("target", "")),
         probability=float(attrs.get("target_probability", np.nan)),
+        prediction=str(attrs.get("prediction", attrs.get("target", ""))),
+        prediction_probability=float(
+            attrs.get("prediction_probability", attrs.get("target_probability", np.nan))
+        ),
         method=str(attrs.get("method", attrs.get("explainer", ""))),
         model=str(attrs.get("model", "")),
         task=str(attrs.get("task", "")),
@@ -136,19 +144,28 @@ def _integers(result: xr.Dataset, name: str, size: int) -> list[int]:
 
 
 def headline(strip: Strip) -> str:
-    """The story in one line: what the model says and how sure it is.
+    """The story in one line: what the model says, how sure it is, and what is explained if something else.
 
     Args:
         strip: A read strip.
 
     Returns:
-        For a next token `continues with “ Paris”, 41 %`, for a label `says “positive”, 97 %`; plain text.
+        Plain text, for a next token `smollm2 continues with “ Paris” (41 %)`, for a label `sentiment says
+        “positive” (97 %)`.
     """
     if not strip.target:
         return f"{strip.model}: {strip.method}".strip(": ")
-    verb = {"text-generation": "continues with", "text-classification": "says"}.get(strip.task, "target")
-    sure = "" if np.isnan(strip.probability) else f", {percent(strip.probability)}"
-    return f"{strip.model or 'the model'} {verb} “{visible(strip.target)}”{sure}"
+    said = f"{strip.model or 'the model'} {verb(strip)} “{visible(strip.prediction)}”"
+    said += f" ({percent(strip.prediction_probability)})" if np.isfinite(strip.prediction_probability) else ""
+    if strip.prediction == strip.target:
+        return said
+    sure = f" ({percent(strip.probability)})" if np.isfinite(strip.probability) else ""
+    return f"{said}; explained here: “{visible(strip.target)}”{sure}"
+
+
+def verb(strip: Strip) -> str:
+    """What the model does with its prediction: a classifier says it, a language model goes on with it."""
+    return "continues with" if strip.task == "text-generation" else "says"
 
 
 def percent(part: float) -> str:
@@ -159,12 +176,45 @@ def percent(part: float) -> str:
         return "<0.1 %"
     if 0.999 < part < 1:
         return ">99.9 %"
-    return f"{100 * part:.0f} %" if part >= 0.0995 and part <= 0.985 else f"{100 * part:.1f} %"
+    whole = part in (0, 1) or 0.0995 <= part <= 0.985
+    return f"{100 * part:.0f} %" if whole else f"{100 * part:.1f} %"
 
 
 def visible(text: str) -> str:
     """The text with line breaks and tabs shown as signs, so that it stays on one line."""
     return text.replace("\r\n", "↵").replace("\n", "↵").replace("\r", "↵").replace("\t", "→")
+
+
+def word_around(strip: Strip, token: Token) -> tuple[str, str]:
+    """The rest of the word that a token is a part of.
+
+    Args:
+        strip: The strip that holds the token.
+        token: One of its text tokens.
+
+    Returns:
+        The letters before and after it in the same word; both empty for a whole word or a punctuation mark.
+    """
+    place = next(i for i, other in enumerate(strip.tokens) if other.index == token.index)
+    if not token.text.strip().isalnum():
+        return "", ""
+    before, after = "", ""
+    for i in range(place, 0, -1):
+        previous = strip.tokens[i - 1]
+        if (
+            strip.tokens[i].text[:1].isspace()
+            or previous.role != "text"
+            or not previous.text.strip().isalnum()
+        ):
+            break
+        if previous.text[-1:].isspace():
+            break
+        before = previous.text.lstrip() + before
+    for following in [] if token.text[-1:].isspace() else strip.tokens[place + 1 :]:
+        if following.role != "text" or not following.text.isalnum():
+            break
+        after += following.text
+    return before, after
 
 
 def shorten(text: str, length: int = 28) -> str:

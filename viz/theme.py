@@ -1,7 +1,7 @@
 """Every colour, font and scale of figures, reports and the terminal; nothing here imports a drawing library.
 
-Blue supports, orange speaks against: the two stay apart under every common colour-vision deficiency. Every step
-of the token scales is light enough for dark text (contrast at least 4.5, WCAG 2 AA).
+Blue supports, orange speaks against: the two stay apart under every common colour-vision deficiency. Each
+step of the token scales is light enough for dark text (contrast at least 4.5, WCAG 2 AA).
 """
 
 from __future__ import annotations
@@ -24,6 +24,20 @@ SUPPORT: Final = "#1f6fb5"
 AGAINST: Final = "#b5530b"
 GOOD: Final = "#17694a"
 BAD: Final = "#a3231f"
+PAGE_NAMES: Final = (
+    "INK",
+    "MUTED",
+    "RULE",
+    "PAPER",
+    "PAGE",
+    "SPECIAL",
+    "SUPPORT",
+    "AGAINST",
+    "GOOD",
+    "BAD",
+    "TEXT_FONT",
+)
+"""What the style sheet of a report may name."""
 
 TEXT_FONT: Final = (
     "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', Arial, sans-serif"

@@ -88,8 +88,10 @@ def _place(boxes: list[Box], token: int, part: str, line: int, column: int, colu
     body = part.rstrip("\r\n\v\f\x1c\x1d\x1e\x85\u2028\u2029")
     ends = len(body) < len(part)
     shown = body.replace("\t", "→") + (BREAK if ends else "")
-    if shown and not shown.strip(" "):
-        shown = "·" * len(shown)
+    trail = len(shown) - len(shown.rstrip(" "))
+    if trail == len(shown):
+        shown, trail = "·" * trail, 0
+    shown = shown[: len(shown) - trail]
     while shown:
         if column >= columns:
             line, column = line + 1, 0
@@ -104,4 +106,4 @@ def _place(boxes: list[Box], token: int, part: str, line: int, column: int, colu
         boxes.append(Box(token, line, column, max(width, 1), taken))
         column += max(width, 1)
         shown = shown[len(taken) :]
-    return (line + 1, 0) if ends else (line, column)
+    return (line + 1, 0) if ends else (line, column + trail)
