@@ -80,7 +80,8 @@ def _token(token: Token, strip: Strip) -> str:
     if token.start >= 0:
         where += f", characters {token.start}–{token.end}"
     score = f"{token.score:+.3g} {_unit(strip)}".strip() if np.isfinite(token.score) else "no score"
-    tip = html.escape(f"{score} · {percent(token.share)} of the total · {where}")
+    share = f"{percent(token.share)} of the text's total"
+    tip = html.escape(" · ".join([score, share, where] if token.role == "text" else [score, where]))
     if token.role != "text":
         return f'<span class="special" data-tip="{tip}">{html.escape(visible(token.text))}</span>'
     body = token.text.strip()

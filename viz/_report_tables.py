@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from probe.viz.checks import CheckLine, read_checks
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -23,38 +24,33 @@ def validity(record: xr.DataTree) -> str:
         record: A record with the group `/validity`.
 
     Returns:
-        A verdict and a table with one row per check, worst error beside its tolerance.
+        A verdict and a table with one row per kind of check: the worst error of all layers and its tolerance.
     """
-    checks = record["validity"].to_dataset()
-    passed = [bool(p) for p in checks["passed"].values]
-    failed = len(passed) - sum(passed)
+    lines = read_checks(record)
+    count, failed = sum(line.layers for line in lines), sum(line.failed for line in lines)
     verdict = (
-        f'<p class="ok">All {len(passed)} checks passed.</p>'
-        if not failed
-        else f'<p class="bad">{failed} of {len(passed)} checks failed: do not rely on this record.</p>'
+        f'<p class="bad">{failed} of {count} checks failed: do not rely on this record.</p>'
+        if failed
+        else f'<p class="ok">All {count} checks passed.</p>'
     )
-    order = sorted(range(len(passed)), key=lambda i: passed[i])
     rows = "".join(
-        f"<tr><th scope=row>{_text(checks, 'name', i)}</th><td>{_text(checks, 'meaning', i)}</td>"
-        f"<td class=n>{_text(checks, 'layer', i)}</td><td class=n>{_number(checks, 'worst', i)}</td>"
-        f"<td class=n>{_number(checks, 'tolerance', i)}</td>"
-        f"<td>{'<b class=ok>passed</b>' if passed[i] else '<b class=bad>failed</b>'}</td></tr>"
-        for i in order
+        f"<tr><th scope=row>{html.escape(line.name)}</th><td>{html.escape(line.meaning)}</td>"
+        f"<td class=n>{line.layer if line.layer >= 0 else ''}</td><td class=n>{line.worst:.2g}</td>"
+        f"<td class=n>{line.tolerance:.2g}</td><td>{_outcome(line)}</td></tr>"
+        for line in lines
     )
     return (
-        f"{verdict}<table class=checks><thead><tr><th scope=col>check</th><th scope=col>what it says</th>"
-        "<th scope=col class=n>layer</th><th scope=col class=n>worst error</th>"
-        "<th scope=col class=n>tolerance</th>"
-        f"<th scope=col>result</th></tr></thead><tbody>{rows}</tbody></table>"
+        f"{verdict}<table class=checks><thead><tr><th scope=col>check</th><th scope=col>what is compared</th>"
+        "<th scope=col class=n>worst layer</th><th scope=col class=n>its error</th>"
+        "<th scope=col class=n>tolerance</th><th scope=col>result</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table>"
     )
 
 
-def _text(data: xr.Dataset, name: str, index: int) -> str:
-    return html.escape(str(data[name].values[index])) if name in data.variables else ""
-
-
-def _number(data: xr.Dataset, name: str, index: int) -> str:
-    return f"{float(data[name].values[index]):.3g}" if name in data.variables else ""
+def _outcome(line: CheckLine) -> str:
+    if line.failed:
+        return f"<b class=bad>failed in {line.failed} of {line.layers}</b>"
+    return f"<b class=ok>passed ({line.layers})</b>"
 
 
 def lists(result: xr.Dataset) -> str:

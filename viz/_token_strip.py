@@ -23,7 +23,7 @@ LIMIT = 1500
 """Tokens drawn at most; of a longer text the strongest passages are shown, and the title says so."""
 
 _HOVER = (
-    "<b>%{customdata[0]}</b><br>score %{customdata[1]} (%{customdata[2]} of the total)<br>"
+    "<b>%{customdata[0]}</b><br>score %{customdata[1]} (%{customdata[2]} of the text's total)<br>"
     "token %{customdata[3]}%{customdata[4]}<extra></extra>"
 )
 
@@ -160,7 +160,8 @@ def _details(item: Token | str, strip: Strip) -> list[str]:
         return [html.escape(item.strip()), "not shown", "–", "", ""]
     where = f"{item.index + 1} of {strip.tokens[-1].index + 1}"
     characters = f", characters {item.start}–{item.end}" if item.start >= 0 else ""
-    return [html.escape(visible(item.text)), f"{item.score:+.4g}", percent(item.share), where, characters]
+    share = percent(item.share) if item.role == "text" else "special token, no part"
+    return [html.escape(visible(item.text)), f"{item.score:+.4g}", share, where, characters]
 
 
 def _note(strip: Strip, spans: list[tuple[int, int]]) -> str:
@@ -171,7 +172,7 @@ def _note(strip: Strip, spans: list[tuple[int, int]]) -> str:
     else:
         parts.append(f"{shown:,} tokens")
     if strip.special_share >= 0.01:
-        parts.append(f"special tokens (grey) hold {percent(strip.special_share)} of the total")
+        parts.append(f"special tokens (grey) hold {percent(strip.special_share)} of the whole input")
     return " · ".join(parts)
 
 

@@ -22,7 +22,8 @@ class Token:
         text: The piece of the input, leading blank included; pieces join to the input.
         role: `"text"` or `"special"`.
         score: The signed score, in the result's unit; NaN if the method gives none.
-        share: Part of the sum of absolute scores of all shown tokens, 0 to 1; NaN with the score.
+        share: |score| over the sum of |score| of all text tokens, NaN without a score. A special token's is
+            measured by the same sum, so that it may exceed 1.
         start: First character in the input, -1 if unknown.
         end: One past the last character, -1 if unknown.
     """
@@ -69,8 +70,10 @@ class Strip:
 
     @property
     def special_share(self) -> float:
-        """Part of the absolute score that lies on special tokens, 0 to 1."""
-        return float(np.nansum([token.share for token in self.tokens if token.role != "text"]))
+        """Part of the absolute score of the whole input that lies on special tokens, 0 to 1."""
+        sizes = [(token.role, abs(token.score)) for token in self.tokens if np.isfinite(token.score)]
+        total = sum(size for _, size in sizes)
+        return sum(size for role, size in sizes if role != "text") / total if total else 0.0
 
     def strongest(self, count: int) -> list[Token]:
         """The text tokens of greatest absolute score, strongest first; blank tokens are left out.
@@ -116,7 +119,7 @@ def read_strip(result: xr.Dataset) -> Strip:
     finite = np.abs(scores[words])[np.isfinite(scores[words])]
     if not finite.size:
         raise InputError(f"nothing to draw: none of the {len(words)} text tokens has a finite {value!r}")
-    total = float(np.nansum(np.abs(scores[kept][np.isfinite(scores[kept])])))
+    total = float(finite.sum())
     shares = np.abs(scores) / total if total else np.zeros(size)
     tokens = tuple(
         Token(i, texts[i], roles[i], float(scores[i]), float(shares[i]), starts[i], ends[i]) for i in kept
@@ -150,8 +153,8 @@ def headline(strip: Strip) -> str:
         strip: A read strip.
 
     Returns:
-        Plain text, for a next token `smollm2 continues with “ Paris” (41 %)`, for a label `sentiment says
-        “positive” (97 %)`.
+        Plain text, for a next token `smollm2 continues with “ Paris” (41%)`, for a label `sentiment says
+        “positive” (97%)`.
     """
     if not strip.target:
         return f"{strip.model}: {strip.method}".strip(": ")
@@ -169,15 +172,15 @@ def verb(strip: Strip) -> str:
 
 
 def percent(part: float) -> str:
-    """A share of 1 in percent, never rounded to a false 0 % or 100 %."""
+    """A share of 1 in percent, never rounded to a false 0% or 100%."""
     if not np.isfinite(part):
         return "n/a"
     if 0 < part < 0.001:
-        return "<0.1 %"
+        return "<0.1%"
     if 0.999 < part < 1:
-        return ">99.9 %"
+        return ">99.9%"
     whole = part in (0, 1) or 0.0995 <= part <= 0.985
-    return f"{100 * part:.0f} %" if whole else f"{100 * part:.1f} %"
+    return f"{100 * part:.0f}%" if whole else f"{100 * part:.1f}%"
 
 
 def visible(text: str) -> str:

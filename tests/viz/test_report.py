@@ -50,7 +50,7 @@ def record_with(passed, worst=1e-7):
     checks = xr.Dataset(
         {
             "name": ("check", np.array(["row sums"], dtype=object)),
-            "layer": ("check", np.array(["all"], dtype=object)),
+            "layer": ("check", [3]),
             "worst": ("check", [worst]),
             "tolerance": ("check", [1e-4]),
             "passed": ("check", [passed]),
@@ -124,7 +124,7 @@ def test_tokens_carry_colour_sign_and_hover(written):
     assert {"t", "t for", "t against", "special"} <= by_class
     thin = next(s for s in reader.spans if "-0.41" in s["data-tip"])
     assert thin["class"] == "t against"
-    assert thin["data-tip"] == "-0.41 log-odds · 22 % of the total · token 5, characters 12–16"
+    assert thin["data-tip"] == "-0.41 log-odds · 22% of the text's total · token 5, characters 12–16"
 
 
 def test_a_passed_record_is_shown_quietly_and_a_failed_one_loudly(strip, tmp_path):

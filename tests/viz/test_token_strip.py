@@ -52,7 +52,7 @@ def test_special_tokens_are_shown_without_colour_and_their_share_is_told(strip):
     plain = traces(figure)["not coloured"]
     assert list(plain.text) == ["[CLS]", "[SEP]"]
     assert plain.marker.color == "rgba(0,0,0,0)"
-    assert "special tokens (grey) hold 2.7 % of the total" in figure.layout.title.subtitle.text
+    assert "special tokens (grey) hold 2.7% of the whole input" in figure.layout.title.subtitle.text
 
 
 def test_a_strong_special_token_does_not_flatten_the_words(make_strip):
@@ -68,7 +68,7 @@ def test_padding_is_left_out(make_strip):
 
 
 def test_the_title_tells_prediction_and_probability(strip):
-    assert viz.draw(strip).layout.title.text == "<b>sentiment says “positive” (97 %)</b>"
+    assert viz.draw(strip).layout.title.text == "<b>sentiment says “positive” (97%)</b>"
 
 
 def test_the_title_says_when_another_answer_is_explained(strip):
@@ -78,16 +78,14 @@ def test_the_title_says_when_another_answer_is_explained(strip):
         "prediction": "positive",
         "prediction_probability": 0.8,
     }
-    assert (
-        headline(read_strip(strip)) == "sentiment says “positive” (80 %); explained here: “negative” (20 %)"
-    )
+    assert headline(read_strip(strip)) == "sentiment says “positive” (80%); explained here: “negative” (20%)"
 
 
 def test_a_next_token_keeps_its_blank_and_line_break(make_strip):
     strip = make_strip(
         ["a"], [1.0], target="\nParis", target_probability=0.4, model="smollm2", task="text-generation"
     )
-    assert headline(read_strip(strip)) == "smollm2 continues with “↵Paris” (40 %)"
+    assert headline(read_strip(strip)) == "smollm2 continues with “↵Paris” (40%)"
 
 
 def test_hover_tells_score_share_and_place(strip):
@@ -95,7 +93,7 @@ def test_hover_tells_score_share_and_place(strip):
     assert list(tokens.customdata[3]) == [
         "thin".join((" ", "")),
         "-0.41",
-        "22 %",
+        "22%",
         "5 of 15",
         ", characters 12–16",
     ]
@@ -146,14 +144,14 @@ def test_all_zero_scores_are_drawn_neutral(make_strip):
 @pytest.mark.parametrize(
     ("part", "text"),
     [
-        (0.5, "50 %"),
-        (0.0999, "10 %"),
-        (0.064, "6.4 %"),
-        (0.0004, "<0.1 %"),
-        (0.99996, ">99.9 %"),
-        (0.0, "0 %"),
-        (0.992, "99.2 %"),
-        (1.0, "100 %"),
+        (0.5, "50%"),
+        (0.0999, "10%"),
+        (0.064, "6.4%"),
+        (0.0004, "<0.1%"),
+        (0.99996, ">99.9%"),
+        (0.0, "0%"),
+        (0.992, "99.2%"),
+        (1.0, "100%"),
     ],
 )
 def test_percentages_never_round_to_a_false_bound(part, text):
