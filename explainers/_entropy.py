@@ -55,7 +55,7 @@ def entropy(
     result = xr.Dataset(table, coords={c: data[c] for c in ("layer", "head", "module") if c in data.coords})
     if unit == "bits":
         result["entropy"] = result["entropy"] / np.log(2)
-    result.attrs = {**origin_of(trace), "unit": unit, "value": "entropy"}
+    result.attrs = {**origin_of(trace), "unit": unit.removesuffix("s"), "value": "entropy"}
     result.attrs["averaging"] = "mean over the rows of a sample, then over samples with equal weight"
     return result
 

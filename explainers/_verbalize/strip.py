@@ -97,7 +97,7 @@ def _even(strip: _Strip) -> Statement | None:
         return None
     text = (
         f"The map does not single out any word: the strongest, {quoted(words.names[top])}, holds "
-        f"{percent(share)} of the total, where an even share of {plural(count, 'word')} would be {percent(1 / count)}."
+        f"{percent(share)} of the total; an even share of {plural(count, 'word')} is {percent(1 / count)}."
     )
     return Statement("flat", text, share, words.tokens[top])
 

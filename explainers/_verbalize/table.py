@@ -94,7 +94,7 @@ def _entropy(data: xr.Dataset) -> list[Statement]:
         ("widest", True, "most widely spread"),
     ):
         name, value = _head(table, highest)
-        found.append(Statement(claim, f"The {words} head is {name} (entropy {value:.2f} {unit}).", value))
+        found.append(Statement(claim, f"The {words} head is {name} (entropy {value:.2f} {unit}s).", value))
     normal = data["normalized"].mean("head")
     if np.isfinite(normal.values).any():
         layer = int(normal["layer"].values[int(np.nanargmin(normal.values))])
