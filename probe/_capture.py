@@ -140,8 +140,8 @@ class _Recorder:
         if (batch, n_queries) != tokens or n_keys != n_queries:
             raise ModelError(
                 f"{call.name}: attention of {n_queries} queries and {n_keys} keys (batch {batch}) for "
-                f"{tokens[1]} tokens (batch {tokens[0]}); only self-attention over the input's tokens can be recorded "
-                "yet, choose such layers (layers=…)"
+                f"{tokens[1]} tokens (batch {tokens[0]}); only self-attention over the input's tokens can be "
+                "recorded yet, choose such layers (layers=…)"
             )
         if self._heads not in (None, heads):
             raise ModelError(

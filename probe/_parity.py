@@ -17,6 +17,8 @@ from probe.kernels.score import ScoreSpec
 from probe.taps.masks import reader
 
 WINDOW = 128
+#: Rows at the end of a sample that are checked over all their keys.
+LAST = 4
 _ENTRIES = 1 << 24
 _HIDDEN = -1e30
 
@@ -124,20 +126,31 @@ def eager(
     return out, weights
 
 
-def reference(
-    weights: Float[Tensor, "S H P P"], valid: Bool[Tensor, "S P"]
-) -> dict[str, Float[Tensor, "S H P"]]:
-    """Statistics of a map that is there, by their definitions; NaN where a position is padding."""
-    p = weights.double() if weights.device.type != "mps" else weights.float()
-    at = torch.arange(p.shape[-1], device=p.device)
-    stats = {
+def row_statistics(
+    p: Float[Tensor, "... rows keys"], at: Int[Tensor, "rows"]
+) -> dict[str, Float[Tensor, "... rows"]]:
+    """Row statistics of a map that is there, by their definitions.
+
+    Args:
+        p: the weights.
+        at: position of each row among the keys.
+    """
+    keys = torch.arange(p.shape[-1], device=p.device)
+    return {
         "entropy": -torch.special.xlogy(p, p).sum(-1),
         "max_prob": p.amax(-1),
         "second_moment": p.square().sum(-1),
         "key_mass": p.sum(-1),
-        "distance": (p * (at[:, None] - at[None, :]).abs()).sum(-1),
-        "received": (p * valid[:, None, :, None]).sum(-2),
+        "distance": (p * (at[:, None] - keys[None, :]).abs()).sum(-1),
     }
+
+
+def reference(
+    weights: Float[Tensor, "S H P P"], valid: Bool[Tensor, "S P"]
+) -> dict[str, Float[Tensor, "S H P"]]:
+    """Row statistics and received mass of the window; NaN where a position is padding."""
+    stats = row_statistics(weights, torch.arange(weights.shape[-1], device=weights.device))
+    stats["received"] = (weights * valid[:, None, :, None]).sum(-2)
     return {name: x.masked_fill(~valid[:, None], torch.nan) for name, x in stats.items()}
 
 
@@ -153,3 +166,41 @@ def score_error(call: AttentionCall, cut: Window) -> Float[Tensor, "S H"]:
     size = size.masked_fill(~cut.visible | ~cut.valid[:, None, :, None], 0).amax((2, 3))
     error: Tensor = (q.shape[3] ** 0.5 + 4) * torch.finfo(torch.float32).eps * size
     return error
+
+
+def last_rows(
+    call: AttentionCall, valid: Bool[Tensor, "B N"], sample: int, dtype: torch.dtype
+) -> tuple[range, Float[Tensor, "H rows N"], Float[Tensor, "rows H Dv"]]:
+    """Attention of a sample's last valid queries over all keys, written down in `dtype`, by key heads.
+
+    Args:
+        call: the call.
+        valid: False where a position is padding.
+        sample: index in the batch.
+        dtype: of the computation.
+
+    Returns:
+        The rows; their weights; their output.
+    """
+    there = valid[sample].to(call.q.device)
+    last = int(there.nonzero()[-1]) + 1
+    rows = range(max(0, last - LAST), last)
+    hidden = ~(_shown(call, sample, rows.start, len(rows)) & there)
+    group = call.q.shape[1] // call.k.shape[1]
+    weights, outputs = [], []
+    for key_head in range(call.k.shape[1]):
+        heads = slice(key_head * group, (key_head + 1) * group)
+        q = call.q[sample, heads, rows.start : rows.stop].to(dtype)
+        scores = q @ call.k[sample, key_head].to(dtype).T * call.spec.scale
+        if call.spec.softcap is not None:
+            scores = call.spec.softcap * torch.tanh(scores / call.spec.softcap)
+        scores = scores.masked_fill(hidden if hidden.shape[0] == 1 else hidden[heads], -torch.inf)
+        if call.spec.sink is not None:
+            sink = call.spec.sink[heads, None, None].to(dtype).expand(group, len(rows), 1)
+            scores = torch.cat([scores, sink], -1)
+        p = torch.softmax(scores.to(torch.promote_types(dtype, torch.float32)), -1).to(dtype)[
+            ..., : call.k.shape[2]
+        ]
+        weights.append(p)
+        outputs.append(p @ call.v[sample, key_head].to(dtype))
+    return rows, torch.cat(weights), torch.cat(outputs).transpose(0, 1)

@@ -205,7 +205,7 @@ def is_record(folder: Path) -> bool:
 
 
 def manifest(folder: Path) -> dict[str, int]:
-    """Size in bytes of each file of a record by relative path, without the root's metadata, which holds this."""
+    """Size in bytes of each file of a record by relative path, without the root metadata that holds this."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / "zarr.json")
     return {p.relative_to(folder).as_posix(): p.stat().st_size for p in files}
 

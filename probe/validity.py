@@ -3,12 +3,12 @@
 Tolerances are bounds on rounding, not chosen numbers. With ε of float32, n terms in a sum, head size D and δ
 the bound on the error of one score (`_parity.score_error`), a probability is off by 2δ relative, a sum of n
 by (√n + 8)·ε relative, an entropy by (2δ + 2(√n + 8)ε)(1 + ln n). Parity allows twice as much, since eager
-rounds too. The backend's output may differ from float64 by twice what the model's eager attention does in the
-model's precision, and two roundings of the largest value.
+rounds too. A backend's output is off by the largest value times (2δ + (√n + 8)ε + two roundings to the dtype
+of the model), and by twice the error of plain torch in that dtype.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,6 +80,8 @@ class Report:
         add(_parity_of_statistics(call, cut, known, values, implementation))
         if bool(cut.contained.any()):
             add(_parity_of_output(call, cut, out))
+        if call.q.shape[2] > _parity.WINDOW:
+            add(_parity_of_last_rows(call, values, self.valid))
 
     def tokens(self, prepared: Prepared) -> None:
         """Check that the pieces of each sample join to its text."""
@@ -197,7 +199,7 @@ def _parity_of_statistics(
     samples, index = cut.samples.cpu().numpy(), cut.index.cpu().numpy()
     for name in names or ["key_mass"]:
         want = known[name].cpu().double().numpy()
-        tolerance = 2 * _statistic_error(name, want, delta)
+        tolerance = 2 * _statistic_error(name, want, delta, want.shape[2])
         errors = [np.abs(got[name].cpu().double().numpy() - want)]
         if name in values and name != "received":
             recorded = np.stack([values[name][b][:, at] for b, at in zip(samples, index, strict=True)])
@@ -208,11 +210,11 @@ def _parity_of_statistics(
             found.append(
                 _worst("eager parity", call.layer, there.max(2), tolerance, f"{meaning} (worst: {name})")
             )
-    return max(found, key=lambda check: check.worst / check.tolerance)
+    return max(found, key=_ratio)
 
 
-def _statistic_error(name: str, want: Array, delta: Array) -> Array:
-    n = want.shape[2]
+def _statistic_error(name: str, want: Array, delta: Array, n: int) -> Array:
+    """Bound on the error of a statistic of n keys, per head, from the largest value `want` of the head."""
     if name == "entropy":
         return _entropy_error(delta, n)
     size = np.maximum(np.nanmax(np.abs(want), axis=2, initial=0.0), _EPS)
@@ -237,10 +239,52 @@ def _parity_of_output(call: AttentionCall, cut: _parity.Window, exact: Tensor) -
         return worst
 
     values = cut.cut(call.v).abs().amax(3).masked_fill(~cut.valid[:, None], 0).amax(2)
-    largest = values.repeat_interleave(call.q.shape[1] // call.v.shape[1], 1).cpu().double().numpy()
-    tolerance = 2 * error(plain) + 2 * torch.finfo(call.q.dtype).eps * largest
+    delta = _parity.score_error(call, cut).cpu().double().numpy()
+    tolerance = 2 * error(plain) + _output_error(call, delta, values.cpu().double().numpy())
     meaning = "the backend's output per head against eager A·V in float64, on a prefix"
     return _worst("output", call.layer, error(own), tolerance, meaning)
+
+
+def _output_error(call: AttentionCall, delta: Array, largest: Array) -> Array:
+    """Bound on the rounding error of A·V in float32, rounded twice to the model's dtype.
+
+    Args:
+        call: the call.
+        delta: bound on the error of a score, per head.
+        largest: largest value, per key head.
+    """
+    n, own = call.k.shape[2], torch.finfo(call.q.dtype).eps
+    values = largest.repeat(call.q.shape[1] // call.v.shape[1], -1)
+    bound: Array = values * (2 * delta + (math.sqrt(n) + 8) * _EPS + 2 * own)
+    return bound
+
+
+def _parity_of_last_rows(call: AttentionCall, values: Mapping[str, Array], valid: Tensor) -> Check:
+    """The last rows of some samples over all keys: recorded row statistics, and the backend's output."""
+    meaning = "row statistics and the backend's output against float64, in the last rows over all keys"
+    delta = _score_error(call, valid)
+    found = []
+    for sample in {0, call.q.shape[0] // 2, call.q.shape[0] - 1}:
+        rows, weights, exact = _parity.last_rows(call, valid, sample, _exact(call.q))
+        _, _, plain = _parity.last_rows(call, valid, sample, call.q.dtype)
+        there = valid[sample, rows.start : rows.stop].cpu().numpy()
+        at = torch.arange(rows.start, rows.stop, device=weights.device)
+        for name, known in _parity.row_statistics(weights, at).items():
+            if name in values:
+                want = known.cpu().double().numpy()[None]
+                error = np.abs(values[name][sample][None, :, rows.start : rows.stop] - want)
+                error = np.where(there, np.where(np.isnan(error), np.inf, error), 0.0).max(2)
+                tolerance = 2 * _statistic_error(name, want, delta[sample][None], call.k.shape[2])
+                found.append(_worst("last rows", call.layer, error, tolerance, f"{meaning} (worst: {name})"))
+        own = call.output[sample, rows.start : rows.stop]
+        gaps = [
+            (x.to(exact.dtype) - exact).abs().amax(2)[there].amax(0).cpu().double().numpy()
+            for x in (own, plain)
+        ]
+        largest = call.v[sample, :, valid[sample].to(call.v.device)].abs().amax((1, 2)).cpu().double().numpy()
+        tolerance = 2 * gaps[1] + _output_error(call, delta[sample], largest)
+        found.append(_worst("last rows", call.layer, gaps[0], tolerance, f"{meaning} (worst: output)"))
+    return max(found, key=_ratio)
 
 
 def _exact(x: Tensor) -> torch.dtype:
@@ -257,11 +301,5 @@ def _worst(name: str, layer: int, errors: Array, tolerances: Array, meaning: str
     )
 
 
-def summary(checks: Sequence[Check]) -> dict[str, tuple[float, float]]:
-    """Worst error and its tolerance by the name of the check."""
-    found: dict[str, tuple[float, float]] = {}
-    for check in checks:
-        old = found.get(check.name)
-        if old is None or check.worst / max(check.tolerance, 1e-300) > old[0] / max(old[1], 1e-300):
-            found[check.name] = (check.worst, check.tolerance)
-    return found
+def _ratio(check: Check) -> float:
+    return check.worst / max(check.tolerance, float(np.finfo(np.float64).tiny))

@@ -135,7 +135,7 @@ class HFTap:
 
     @property
     def expected(self) -> int:
-        """How many layers a forward pass should give; more where modules without a number are called again."""
+        """How many layers a forward pass should give; more if modules without a number are called again."""
         if self.numbers is None:
             return (
                 len(self.sites) if self._layers is None else max(1, len(self._layers) + len(self._patterns))

@@ -91,7 +91,7 @@ class Rules:
         if self.valid.shape != (batch, n_keys) or n_queries > n_keys:
             raise ModelError(
                 f"{name}: {n_queries} queries and {n_keys} keys (batch {batch}) do not fit the padding mask "
-                f"{list(self.valid.shape)}; expected self-attention over the tokens, choose such layers (layers=…)"
+                f"{list(self.valid.shape)}; expected self-attention over the tokens (layers=…)"
             )
         valid = self.valid.to(q.device)
         return replace(spec, key_valid=valid, query_valid=valid[:, n_keys - n_queries :])
