@@ -1,6 +1,7 @@
 """Faithfulness: does the answer fall and rise with the parts that an explanation names, beyond chance?"""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -14,6 +15,8 @@ __all__ = ["faithfulness_curves"]
 Floats = NDArray[np.float64]
 Probability = Callable[[NDArray[np.bool_]], Floats]
 LEVEL = 0.05
+LEAST_WORSE = 0.8
+TIE = 1e-6  # differences of areas below this are rounding
 SMALLEST_RANGE = 0.05
 
 
@@ -25,10 +28,11 @@ def faithfulness_curves(
     Parts are replaced by a stand-in in order of falling score (deletion, "most relevant first"), and put back
     in the same order into an input where all are replaced (insertion). A faithful explanation has a small
     area under the first curve and a large one under the second: D = insertion AUC − deletion AUC. The same is
-    done for random orders, and the explanation counts as faithful if at most 5 % of all orders, its own
-    included, do at least as well. Where the probability moves by less than 0.05 over all that was tried,
-    nothing can be told. Replaced inputs are not natural inputs, which is why only the comparison with chance
-    is read.
+    done for random orders. The explanation counts as faithful if at most 5 % of all orders, its own included,
+    do better and at least 80 % of the random ones do worse (orders that do as well count for neither: where
+    one part of N decides, one order in N puts it first by chance). Where the probability moves by less than
+    0.05 over all that was tried, nothing can be told. Replaced inputs are not natural inputs, which is why
+    only the comparison with chance is read.
 
     Random orders come in pairs, an order and its reverse (an odd number is raised by one): the insertion
     curve of an order is the deletion curve of its reverse read backwards, so that each evaluation serves
@@ -46,8 +50,9 @@ def faithfulness_curves(
         Dataset over `step`: fraction (of parts replaced, or put back), deletion, insertion, and of the random
         orders the mean and standard deviation (`…_random`, `…_random_sd`). Attributes: deletion_auc,
         insertion_auc, deletion_auc_random, insertion_auc_random, faithfulness ("faithful", "not shown",
-        "undecided"), faithfulness_sigma (D over the standard deviation of the random D), faithfulness_rank
-        (share of orders that do at least as well), n_random, seed, faithfulness_verdict (one sentence).
+        "undecided"), faithfulness_sigma (D over the standard deviation of the random D), random_better and
+        random_worse (random orders with a larger and a smaller D), probability_range, n_random, seed,
+        faithfulness_verdict (one sentence).
 
     Raises:
         InputError: no scores, not finite ones, or fewer than 20 random orders.
@@ -117,17 +122,17 @@ def _deletion(probability: Probability, orders: NDArray[np.int64], counts: NDArr
     return curves
 
 
-def _judge(difference: Floats, reach: float) -> dict[str, str | float]:
+def _judge(difference: Floats, reach: float) -> dict[str, str | float | int]:
     """The verdict from D of all orders (own, own reversed, random …) and the range of all probabilities."""
     own, chance = difference[0], difference[2:]
-    rank = (1 + int((chance >= own - 1e-12).sum())) / (1 + len(chance))
+    better, worse = int((chance > own + TIE).sum()), int((chance < own - TIE).sum())
     spread = float(chance.std())
-    verdict = "undecided" if reach < SMALLEST_RANGE else "faithful" if rank <= LEVEL else "not shown"
-    sigma = float(own / spread) if spread > 1e-12 else 0.0
+    beats = (1 + better) / (1 + len(chance)) <= LEVEL and worse >= LEAST_WORSE * len(chance)
     return {
-        "faithfulness": verdict,
-        "faithfulness_sigma": sigma,
-        "faithfulness_rank": rank,
+        "faithfulness": "undecided" if reach < SMALLEST_RANGE else "faithful" if beats else "not shown",
+        "faithfulness_sigma": float(own / spread) if spread > TIE else 0.0,
+        "random_better": better,
+        "random_worse": worse,
         "probability_range": reach,
     }
 
@@ -140,18 +145,28 @@ def _sentence(found: xr.Dataset, counts: NDArray[np.int64], stand_in: str) -> st
             f"{attrs['probability_range']:.3f}, so this measure cannot tell whether the scores are faithful."
         )
     deletion, deletion_random = found["deletion"].values, found["deletion_random"].values
-    step = max(1, int(np.argmax((deletion_random - deletion)[:-1])))
-    count, random = int(counts[step]), attrs["n_random"]
-    better = round(attrs["faithfulness_rank"] * (1 + random)) - 1
+    early = (counts > 0) & (counts <= (size + 1) // 2)
+    step = int(np.argmax(np.where(early, deletion_random - deletion, -np.inf)))
+    count = int(counts[step])
     tokens = "the highest-scored token" if count == 1 else f"the {count} highest-scored tokens"
     start, own, chance = (worded(c[s]) for c, s in ((deletion, 0), (deletion, step), (deletion_random, step)))
     moved = (
         f"Replacing {tokens} of {size} by the {stand_in} takes the target's probability from {start} "
         f"to {own} (random tokens: {chance})"
     )
-    sigma = f"{attrs['faithfulness_sigma']:.1f}σ"
+    return f"{moved}, {_comparison(attrs)}"
+
+
+def _comparison(attrs: dict[str, Any]) -> str:
+    random, better, worse = attrs["n_random"], attrs["random_better"], attrs["random_worse"]
+    sigma = f"{attrs['faithfulness_sigma']:.1f}σ".replace("-", "−")
+    verb = "does" if better == 1 else "do"
     if attrs["faithfulness"] == "faithful":
-        beaten = f"all {random}" if better == 0 else f"{random - better} of {random}"
-        return f"{moved}, and the order beats {beaten} random orders ({sigma}): the scores are faithful here."
-    as_well = f"{better} of {random} random orders do" if better != 1 else f"1 of {random} random orders does"
-    return f"{moved}, but {as_well} at least as well ({sigma}): the scores are not shown to be faithful here."
+        none = "none" if better == 0 else f"only {better}"
+        verb = "does" if better < 2 else "do"
+        return f"and {none} of {random} random orders {verb} better ({sigma}): the scores are faithful here."
+    if better:
+        reason = f"{better} of {random} random orders {verb} better"
+    else:
+        reason = f"{random - worse} of {random} random orders do as well"
+    return f"but {reason} ({sigma}): the scores are not shown to be faithful here."

@@ -104,7 +104,7 @@ def standing_runs(scores: Floats) -> list[Run]:
 
 
 def effective_number(scores: Floats) -> float:
-    """Exp of the entropy of |score| / Σ |score|: so many equal scores would be as concentrated; 0 for zeros."""
+    """Exp of the entropy of |score| / Σ |score|: the number of equal scores as concentrated; 0 for zeros."""
     size = np.abs(scores)
     total = float(size.sum())
     if total <= 0:

@@ -22,7 +22,9 @@ def random_maps(rng, samples, layers, heads, visible):
 def slow(maps, visible, factor=5.0, epsilon=0.3, min_queries=8, corrected=True):
     """Counts by loops over whole maps of one sample."""
     layers, heads, _, keys = maps.shape
-    out = {name: np.zeros((layers, heads)) for name in ("first_token", "sink_rate", "later_sinks", "first_ratio")}
+    out = {
+        name: np.zeros((layers, heads)) for name in ("first_token", "sink_rate", "later_sinks", "first_ratio")
+    }
     for layer in range(layers):
         see = visible[layer]
         valid = [k for k in range(keys) if see[:, k].any()]
@@ -71,11 +73,15 @@ def test_equals_a_count_over_whole_maps(kind, corrected):
     one = {"causal": causal(40), "window": causal(40) & near, "full": np.ones((40, 40), bool)}[kind]
     visible = np.broadcast_to(one, (3, 2, 40, 40))
     maps = random_maps(rng, 3, 2, 4, visible)
-    found = ex.sinks(record(maps, visible), rule="corrected" if corrected else "literal", factor=1.6, epsilon=0.05)
+    found = ex.sinks(
+        record(maps, visible), rule="corrected" if corrected else "literal", factor=1.6, epsilon=0.05
+    )
     expected = [slow(maps[s], visible[s], 1.6, 0.05, 8, corrected) for s in range(3)]
     names = ("first_token", "sink_rate", "later_sinks", *(("first_ratio",) if corrected else ()))
     for name in names:
-        np.testing.assert_allclose(found[name], np.mean([e[name] for e in expected], axis=0), rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            found[name], np.mean([e[name] for e in expected], axis=0), rtol=1e-5, err_msg=name
+        )
     assert found["later_sinks"].max() > 0
 
 
@@ -118,7 +124,9 @@ def test_tokens_of_one_text_are_counted_together():
     texts = [["the" if i % 10 == 0 else "x" for i in range(40)]]
     found = ex.sinks(record(maps, visible, texts))
     assert found["sink_text"].values.tolist() == ["the"]
-    assert found["sink_frequency"].item() == 1 / 6  # tokens 10, 20 and 30 in two heads; the first token is no later sink
+    assert (
+        found["sink_frequency"].item() == 1 / 6
+    )  # tokens 10, 20 and 30 in two heads; the first token is no later sink
 
 
 def test_tokens_that_few_queries_see_are_left_out():
@@ -174,8 +182,12 @@ def test_a_captured_record_gives_what_its_eager_maps_give():
             with torch.no_grad():
                 out = loaded.model(**byte_level()(text, return_tensors="pt"), output_attentions=True)
             maps = torch.cat(out.attentions).numpy()
-            expected.append(slow(maps, np.broadcast_to(causal(maps.shape[-1]), (2, *maps.shape[-2:])), 1.2, 0.3, 1))
+            expected.append(
+                slow(maps, np.broadcast_to(causal(maps.shape[-1]), (2, *maps.shape[-2:])), 1.2, 0.3, 1)
+            )
     finally:
         loaded.model.set_attn_implementation(implementation)
     for name in ("first_token", "later_sinks", "first_ratio"):
-        np.testing.assert_allclose(found[name], np.mean([e[name] for e in expected], axis=0), rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(
+            found[name], np.mean([e[name] for e in expected], axis=0), rtol=1e-4, err_msg=name
+        )

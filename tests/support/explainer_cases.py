@@ -1,4 +1,4 @@
-"""Tiny real models built from configs with tokenizers in memory; records and strips built by hand from numbers."""
+"""Tiny real models from configs with tokenizers in memory; records and strips from numbers, by hand."""
 
 import functools
 import types
@@ -6,18 +6,29 @@ import types
 import numpy as np
 import xarray as xr
 
-WORDS = (
+VOCABULARY = (
     "the a film plot is was great awful delight dull but and not very acting story thin . , ! "
     "capital of france paris we it so good bad long short warm cold real cast scene ending hope"
-).split()
+)
 
 
 def wordpiece():
-    """A lower-casing WordPiece tokenizer with [CLS], [SEP] and [MASK]; "wonder ##ful" is a word of two pieces."""
+    """A lower-casing WordPiece tokenizer with [CLS], [SEP], [MASK]; "wonder ##ful" is a word of two pieces."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "##ful", "##ly", "##s", "wonder"]
+    vocabulary = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *VOCABULARY.split(),
+        "##ful",
+        "##ly",
+        "##s",
+        "wonder",
+    ]
     core = Tokenizer(models.WordPiece({w: i for i, w in enumerate(vocabulary)}, unk_token="[UNK]"))
     core.normalizer = normalizers.BertNormalizer(lowercase=True)
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -50,7 +61,13 @@ def byte_level():
 def loaded(model, processor, task):
     """The same attributes as `probe.load` gives."""
     return types.SimpleNamespace(
-        model=model.eval(), processor=processor, name="tiny", task=task, source="folder", revision="0", license="none"
+        model=model.eval(),
+        processor=processor,
+        name="tiny",
+        task=task,
+        source="folder",
+        revision="0",
+        license="none",
     )
 
 
@@ -104,7 +121,7 @@ def language_model():
 
 @functools.cache
 def planted_classifier(word="delight", strength=8.0):
-    """A classifier whose log-odds are −4 + strength × (number of times that the word stands there): known truth.
+    """A classifier whose log-odds are −4 + strength × (how often the word stands there): known truth.
 
     It has no argument for embeddings, as many models of users' own: they are replaced at the embedding layer.
     """
@@ -123,7 +140,9 @@ def planted_classifier(word="delight", strength=8.0):
                 self.read.weight.zero_()
                 self.read.weight[1, tokenizer.convert_tokens_to_ids(word)] = strength
                 self.read.bias.copy_(torch.tensor([0.0, -4.0]))
-            self.config = types.SimpleNamespace(id2label={0: "negative", 1: "positive"}, max_position_embeddings=128)
+            self.config = types.SimpleNamespace(
+                id2label={0: "negative", 1: "positive"}, max_position_embeddings=128
+            )
 
         def get_input_embeddings(self):
             return self.embed
@@ -154,7 +173,7 @@ def record(maps, visible, texts=None):
         texts: [S, K] token texts.
     """
     maps, visible = np.asarray(maps, dtype=np.float64), np.asarray(visible)
-    samples, layers, heads, queries, keys = maps.shape
+    _, layers, heads, queries, keys = maps.shape
     keys_seen, seen_by = visible.sum(-1).astype(np.int32), visible.sum(-2).astype(np.int32)
     logs = np.log(maps, out=np.zeros_like(maps), where=maps > 0)
     entropy = np.where(keys_seen[:, :, None] > 0, -(maps * logs).sum(-1), np.nan)
@@ -216,7 +235,10 @@ def snapshot(model):
         "requires_grad": [p.requires_grad for p in model.parameters()],
         "grads": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
         "training": [m.training for m in model.modules()],
-        "hooks": [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in model.modules()],
+        "hooks": [
+            (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
+            for m in model.modules()
+        ],
         "attributes": [sorted(m.__dict__) for m in model.modules()],
     }
 
@@ -227,7 +249,11 @@ def same_state(before, after):
 
     for name in before:
         for x, y in zip(before[name], after[name], strict=True):
-            equal = torch.equal(x, y) if isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor) else x is y or x == y
+            equal = (
+                torch.equal(x, y)
+                if isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor)
+                else x is y or x == y
+            )
             if not equal:
                 return False
     return True
