@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 _CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+LEAD = 4
+"""Sentences on top of the page; the others follow the coloured text."""
 LONG = 400
 """From this number of tokens on, the text is set smaller."""
 
@@ -56,7 +58,7 @@ def report(
 
     given = [results] if isinstance(results, xr.Dataset) else list(results)
     drawn = [result for result in given if result.attrs.get("kind") != "text"]
-    words = [sentence for result in given if result not in drawn for sentence in sentences(result)]
+    words = [said for result in given if result.attrs.get("kind") == "text" for said in sentences(result)]
     words = sentences(texts) + words
     if not drawn and not words:
         raise InputError("a report needs at least one result")
@@ -66,19 +68,33 @@ def report(
     figures: list[go.Figure] = []
     body = [f'<header><p class="eyebrow">{html.escape(title)}</p>{_headline(drawn, title)}</header>']
     body += _warning(record)
-    if words:
-        items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in words)
-        body.append(f'<section aria-label="In words"><ul class="words">{items}</ul></section>')
+    lead, rest = _split(words, drawn)
+    if lead:
+        body.append(f'<section class="lead" aria-label="In words">{_listed(lead)}</section>')
     for result in drawn:
         body += _sections(result, figures)
+        if rest:
+            body.append(f"<section><h2>In detail</h2>{_listed(rest)}</section>")
+            rest = []
     if record is not None:
-        body.append(
-            f"<section><h2>Was the record measured correctly?</h2>{tables.validity(record)}</section>"
-        )
+        heading = "Was the record measured correctly?"
+        body.append(f"<section><h2>{heading}</h2>{tables.validity(record)}</section>")
     body += [_provenance(result, record) for result in drawn]
     body.append(f"<footer>{html.escape(_generator())}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC</footer>")
     library = get_plotlyjs() if figures else ""
     return _write(Path(path), page(title, "\n".join(body), library=library, generator=_generator()))
+
+
+def _split(words: list[str], drawn: list[xr.Dataset]) -> tuple[list[str], list[str]]:
+    """The first sentences, which stand on top, and the others; the faithfulness verdict has its own place."""
+    verdicts = {str(result.attrs.get("faithfulness_verdict")) for result in drawn if has_faithfulness(result)}
+    own = [sentence for sentence in words if sentence not in verdicts]
+    return own[:LEAD], own[LEAD:]
+
+
+def _listed(words: list[str]) -> str:
+    items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in words)
+    return f'<ul class="words">{items}</ul>'
 
 
 def sentences(texts: xr.Dataset | str | Iterable[str]) -> list[str]:

@@ -7,7 +7,7 @@ import html
 import numpy as np
 from probe.viz import theme
 from probe.viz.passages import choose
-from probe.viz.strip import Strip, Token, percent, shorten, signs, verb, visible, word_around
+from probe.viz.strip import Strip, Token, figure, percent, shorten, signs, verb, visible, word_around
 
 LIMIT = 4000
 """Tokens shown at most; of a longer text the strongest passages, and the page says so."""
@@ -15,7 +15,7 @@ STRONG = 0.2
 """From this part of the largest score on, a token is underlined too, so that the sign needs no colour."""
 FAINT = 0.03
 """Below this part of the largest score a token stays uncoloured: its tint could not be told from white."""
-TOP = 8
+TOP = 6
 
 
 def head(strip: Strip) -> str:
@@ -79,7 +79,11 @@ def _token(token: Token, strip: Strip) -> str:
     where = f"token {token.index + 1}"
     if token.start >= 0:
         where += f", characters {token.start}–{token.end}"
-    score = f"{token.score:+.3g} {_unit(strip)}".strip() if np.isfinite(token.score) else "no score"
+    score = (
+        f"{figure(token.score, signed=strip.signed)} {_unit(strip)}".strip()
+        if np.isfinite(token.score)
+        else "no score"
+    )
     share = f"{percent(token.share)} of the text's total"
     tip = html.escape(" · ".join([score, share, where] if token.role == "text" else [score, where]))
     if token.role != "text":
@@ -106,7 +110,7 @@ def _legend(strip: Strip) -> str:
     low, high = (html.escape(sign) for sign in signs(strip))
     scale = theme.DIVERGING if strip.signed else theme.TOKEN_SEQUENTIAL
     stops = ", ".join(f"{colour} {100 * position:.0f}%" for position, colour in scale)
-    top = f"{strip.limit:.2g}"
+    top = figure(strip.limit, signed=False)
     ends = (f"−{top}", f"+{top}") if strip.signed else ("0", top)
     unit = html.escape(_unit(strip))
     if strip.signed:
@@ -153,11 +157,11 @@ def _row(token: Token, strip: Strip) -> str:
     left = (50 - width if token.score < 0 else 50) if strip.signed else 0
     axis = "" if strip.signed else " plain"
     place = f"left:{left:.1f}%;width:{width:.1f}%"
-    number = f"{token.score:+.3g}" if strip.signed else f"{token.score:.3g}"
+    number = figure(token.score, signed=strip.signed)
     return (
         f"<tr><th scope=row>{_in_word(token, strip)}</th>"
         f'<td><span class="axis{axis}"><i class="{side}" style="{place}"></i></span>'
-        f'<span class="num">{number.replace("-", "−")}</span></td>'
+        f'<span class="num">{number}</span></td>'
         f"<td class=n>{percent(token.share)}</td><td class=n>{token.index + 1}</td></tr>"
     )
 

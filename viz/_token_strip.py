@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from probe.viz import theme
 from probe.viz.passages import choose
-from probe.viz.strip import Strip, Token, headline, percent, read_strip, signs, visible
+from probe.viz.strip import Strip, Token, figure, headline, percent, read_strip, signs, visible
 from probe.viz.wrap import Box, lay_out
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _scored_trace(boxes: list[Box], shown: list[Token | str], strip: Strip) -> g
 def _legend_traces(strip: Strip, line: float) -> list[go.Bar]:
     """What the colours mean, set like a line of text (a colour bar fails on figures this low)."""
     low_sign, high_sign = signs(strip)
-    top = f"{strip.limit:.2g}"
+    top = figure(strip.limit, signed=False)
     left = f"{low_sign} {'−' + top if strip.signed else '0'} "
     shrink = (FONT_SIZE - 3) / FONT_SIZE
     ramp = len(left) * shrink + np.arange(LEGEND_STEPS) * LEGEND_STEP
@@ -161,7 +161,13 @@ def _details(item: Token | str, strip: Strip) -> list[str]:
     where = f"{item.index + 1} of {strip.tokens[-1].index + 1}"
     characters = f", characters {item.start}–{item.end}" if item.start >= 0 else ""
     share = percent(item.share) if item.role == "text" else "special token, no part"
-    return [html.escape(visible(item.text)), f"{item.score:+.4g}", share, where, characters]
+    return [
+        html.escape(visible(item.text)),
+        figure(item.score, signed=strip.signed),
+        share,
+        where,
+        characters,
+    ]
 
 
 def _note(strip: Strip, spans: list[tuple[int, int]]) -> str:

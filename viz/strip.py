@@ -183,6 +183,18 @@ def percent(part: float) -> str:
     return f"{100 * part:.0f}%" if whole else f"{100 * part:.1f}%"
 
 
+def figure(score: float, *, signed: bool) -> str:
+    """A score to read: two decimals, or three digits for small ones, with a true minus sign.
+
+    Args:
+        score: A finite number.
+        signed: Whether a plus sign stands before positive numbers.
+    """
+    decimals = 2 if abs(score) >= 0.095 else 3
+    text = f"{score:+.{decimals}f}" if signed else f"{score:.{decimals}f}"
+    return text.replace("-", "−")
+
+
 def visible(text: str) -> str:
     """The text with line breaks and tabs shown as signs, so that it stays on one line."""
     return text.replace("\r\n", "↵").replace("\n", "↵").replace("\r", "↵").replace("\t", "→")

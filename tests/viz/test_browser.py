@@ -62,7 +62,7 @@ def test_the_report_draws_offline_without_requests_or_messages(page_and_log):
 def test_hovering_a_token_tells_its_score(page_and_log):
     page, _ = page_and_log
     page.locator(".t.against", has_text="thin").hover()
-    assert "-0.41" in page.locator("#tip").inner_text()
+    assert "−0.41" in page.locator("#tip").inner_text()
     box = page.locator("#tip").bounding_box()
     assert box["x"] >= 0
     assert box["x"] + box["width"] <= 1280

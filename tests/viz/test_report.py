@@ -122,9 +122,9 @@ def test_tokens_carry_colour_sign_and_hover(written):
     reader, _ = read(written)
     by_class = {s["class"] for s in reader.spans}
     assert {"t", "t for", "t against", "special"} <= by_class
-    thin = next(s for s in reader.spans if "-0.41" in s["data-tip"])
+    thin = next(s for s in reader.spans if "−0.41" in s["data-tip"])
     assert thin["class"] == "t against"
-    assert thin["data-tip"] == "-0.41 log-odds · 22% of the text's total · token 5, characters 12–16"
+    assert thin["data-tip"] == "−0.41 log-odds · 22% of the text's total · token 5, characters 12–16"
 
 
 def test_a_passed_record_is_shown_quietly_and_a_failed_one_loudly(strip, tmp_path):

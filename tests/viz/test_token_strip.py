@@ -92,7 +92,7 @@ def test_hover_tells_score_share_and_place(strip):
     tokens = traces(viz.draw(strip))["tokens"]
     assert list(tokens.customdata[3]) == [
         "thin".join((" ", "")),
-        "-0.41",
+        "−0.41",
         "22%",
         "5 of 15",
         ", characters 12–16",

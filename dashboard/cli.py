@@ -1,0 +1,235 @@
+"""The command `probe`. This module loads typer alone; each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from probe.dashboard.failure import guarded, say, show_own_warnings
+
+app = typer.Typer(
+    name="probe",
+    help="See what attention does inside real models: exact, at any length, in words and figures.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its help costs 0.2 s of imports
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+app.add_typer(models_app, name="models")
+
+_state = {"debug": False}
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output and nothing else.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
+Html = Annotated[Path | None, typer.Option(help="Write a report that opens offline.", metavar="PATH")]
+Model = Annotated[str, typer.Option(help="A name of `probe models`, a folder, or a hub id.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import probe
+
+        typer.echo(f"attention-probe {probe.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and all warnings.")] = False,
+    version: Annotated[  # noqa: ARG001 - its callback acts before any command
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    _state["debug"] = debug
+    show_own_warnings(debug=debug)
+
+
+@app.command()
+def explain(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A text, the name of a text file, or - for standard input.", metavar="TEXT|FILE|-"
+        ),
+    ],
+    model: Model = "sentiment",
+    method: Annotated[
+        str | None,
+        typer.Option(help="integrated_gradients, gradient_x_input, occlusion or attention_received."),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Label or next token to explain; default: the model's own answer.")
+    ] = None,
+    html: Html = None,
+    json: Json = False,
+    device: Device = "auto",
+    baseline: Annotated[
+        str | None, typer.Option(help="What stands for an absent token: auto, mask, pad, mean, zero.")
+    ] = None,
+    n_steps: Annotated[int | None, typer.Option(help="Points on the path of integrated gradients.")] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="attention_received: mean of all layers, or last.")
+    ] = None,
+    faithfulness: Annotated[
+        bool | None, typer.Option(help="Measure deletion and insertion against random orders.")
+    ] = None,
+    n_random: Annotated[int | None, typer.Option(help="Random orders for faithfulness.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the random orders.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Inputs in one forward pass.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Refuse longer texts.")] = None,
+) -> int:
+    """Say which tokens a model's answer rests on.
+
+    In words, in colours, and with a test of whether the model really depends on them.
+    """
+    from probe.dashboard.explain_command import explain as command
+
+    parameters = {
+        "method": method,
+        "target": target,
+        "baseline": baseline,
+        "n_steps": n_steps,
+        "layers": layers,
+        "faithfulness": faithfulness,
+        "n_random": n_random,
+        "seed": seed,
+        "batch_size": batch_size,
+        "max_tokens": max_tokens,
+    }
+    return command(source, model, device, html, json, parameters)
+
+
+@app.command()
+def capture(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder of the record to write.", metavar="RECORD")],
+    text: Annotated[list[str] | None, typer.Option(help="A text; may be repeated, a sample each.")] = None,
+    text_file: Annotated[
+        list[Path] | None, typer.Option(help="A text file; may be repeated.", metavar="FILE")
+    ] = None,
+    stats: Annotated[str, typer.Option(help="Statistics, joined by commas.")] = "entropy,received",
+    layers: Annotated[
+        str | None,
+        typer.Option(help="Numbers or patterns of module names, joined by commas."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a record that is there.")] = False,
+    device: Device = "auto",
+    json: Json = False,
+) -> int:
+    """Record exact statistics of attention.
+
+    The model runs once, with its own backend; the record carries its own validity report.
+    """
+    from probe.dashboard.capture_command import capture as command
+
+    return command(
+        model,
+        text or [],
+        text_file or [],
+        out,
+        stats,
+        layers=layers,
+        overwrite=overwrite,
+        device=device,
+        as_json=json,
+    )
+
+
+@app.command(
+    add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def run(
+    context: typer.Context,
+    explainer: Annotated[str | None, typer.Argument(help="An explainer that reads a record.")] = None,
+    record: Annotated[Path | None, typer.Argument(help="Folder of the record.")] = None,
+    html: Html = None,
+    json: Json = False,
+    listing: Annotated[
+        bool, typer.Option("--list", help="List all explainers with their parameters.")
+    ] = False,
+    helped: Annotated[
+        bool, typer.Option("--help", "-h", help="Show this message; of an explainer, its options.")
+    ] = False,
+) -> int:
+    """Run an explainer over a record.
+
+    Its parameters are options: probe run sinks r.zarr --epsilon 0.4. `probe run sinks --help` lists them.
+    """
+    from probe.dashboard import run_command
+
+    if helped and explainer is None:
+        typer.echo(context.get_help())
+        return 0
+    if listing or helped:
+        return run_command.list_explainers(explainer, json)
+    if explainer is None or record is None:
+        raise typer.BadParameter(
+            "expected an explainer and a record; `probe run --list` shows the explainers"
+        )
+    return run_command.run(explainer, record, context.args, html, json)
+
+
+@models_app.callback()
+def models(context: typer.Context, json: Json = False) -> int:
+    """List models, or install one."""
+    if context.invoked_subcommand is not None:
+        return 0
+    from probe.dashboard.models_command import show_models
+
+    return show_models(json)
+
+
+@models_app.command("install")
+def install(name: Annotated[str, typer.Argument(help="As `probe models` shows it.")]) -> int:
+    """Fetch a model and keep it for later."""
+    from probe.dashboard.models_command import install_model
+
+    return install_model(name)
+
+
+@app.command()
+def doctor(json: Json = False) -> int:
+    """Show what works on this machine."""
+    from probe.dashboard.doctor import show
+
+    return show(json)
+
+
+def run_line(arguments: list[str]) -> int:
+    """Run one command line.
+
+    Args:
+        arguments: What follows the program's name.
+
+    Returns:
+        The exit code (see `failure.guarded`); nothing is raised.
+    """
+    _state["debug"] = False
+    return guarded(
+        lambda: app(args=arguments, prog_name="probe", standalone_mode=False), debug=lambda: _state["debug"]
+    )
+
+
+def _terminated(number: int, _frame: object) -> None:
+    say("terminated")
+    raise SystemExit(128 + number)
+
+
+def main() -> None:
+    """The console script."""
+    signal.signal(signal.SIGTERM, _terminated)
+    code = run_line(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stderr.close()
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()
