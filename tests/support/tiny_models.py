@@ -1,4 +1,4 @@
-"""Tiny models with random weights, built from configs without a network: one per way of computing attention."""
+"""Tiny models with random weights, built from configs offline: one per way of computing attention."""
 
 import torch
 
@@ -22,7 +22,15 @@ MODELS = {
     "gpt2": (
         "GPT2LMHeadModel",
         "GPT2Config",
-        {"n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 128, "vocab_size": VOCABULARY},
+        {
+            "n_embd": 32,
+            "n_head": 4,
+            "n_layer": 2,
+            "n_positions": 128,
+            "vocab_size": VOCABULARY,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
         ("sdpa", "eager"),
     ),
     "gpt-neox": ("GPTNeoXForCausalLM", "GPTNeoXConfig", ROPE, ("sdpa", "eager")),
@@ -167,7 +175,17 @@ def maps(model, inputs, dtype=torch.float64):
     """Attention maps [B, H, N, N] of each layer from an eager copy of `model` in `dtype`."""
     import copy
 
+    from probe.taps.hf import sites
+
+    def without_nan(module, given, output):
+        # A padded row without keys is NaN in float64 (the softmax is in float32); 0 · NaN would reach all rows.
+        return (output[0].nan_to_num(), *output[1:])
+
     twin = copy.deepcopy(model).to(dtype)
     twin.set_attn_implementation("eager")
+    if hasattr(twin, "set_experts_implementation"):
+        twin.set_experts_implementation("eager")  # the grouped product knows no float64
+    for site in sites(twin):
+        site.module.register_forward_hook(without_nan)
     with torch.no_grad():
-        return [a.double() for a in twin(**inputs, output_attentions=True).attentions]
+        return [a.double().nan_to_num() for a in twin(**inputs, output_attentions=True).attentions]

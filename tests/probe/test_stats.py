@@ -1,0 +1,33 @@
+import numpy as np
+import pytest
+from probe.kernels.statistics import MAP_STATISTICS
+
+from probe import InputError
+from probe.stats import STATS, resolve
+
+
+def test_every_statistic_has_its_kernel():
+    assert set(STATS) == set(MAP_STATISTICS)
+
+
+def test_only_received_runs_along_keys():
+    assert [s.name for s in STATS.values() if s.along == "key"] == ["received"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "names"), [("lse", ["lse"]), (("received", "entropy", "received"), ["received", "entropy"])]
+)
+def test_names_resolve_in_order_and_once(asked, names):
+    assert [s.name for s in resolve(asked)] == names
+
+
+@pytest.mark.parametrize("asked", [(), ("entropie",), "sinks"])
+def test_unknown_names_are_refused_with_the_known_ones(asked):
+    with pytest.raises(InputError, match=r"stats: got .*expected one or more of entropy, received") as caught:
+        resolve(asked)
+    assert "\n" not in str(caught.value)
+
+
+def test_absent_is_nan_or_minus_one():
+    assert STATS["max_key"].absent == -1
+    assert np.isnan(STATS["entropy"].absent)
