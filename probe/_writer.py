@@ -60,9 +60,9 @@ class Writer:
                 along = [d for d in dims(name) if d != "layer"]
                 self.sizes |= dict(zip(along, values[name].shape, strict=True))
             self._create()
+        self._write(len(self.layers), values)
         self.layers.append(layer)
         self.modules.append(module)
-        self._write(values)
 
     def finish(self, groups: Mapping[str, xr.Dataset], attrs: Mapping[str, Any]) -> xr.DataTree:
         """Add the small groups and the attributes, and close the record."""
@@ -80,7 +80,7 @@ class Writer:
     def _create(self) -> None:
         raise NotImplementedError
 
-    def _write(self, values: Mapping[str, Array]) -> None:
+    def _write(self, index: int, values: Mapping[str, Array]) -> None:
         raise NotImplementedError
 
     def _abandon(self) -> None:
@@ -105,8 +105,7 @@ class MemoryWriter(Writer):
         layers = max(1, self.expected)
         self._arrays = {n: np.full(self._shape(n, layers), fill(n), dtype=dtype(n)) for n in self.variables}
 
-    def _write(self, values: Mapping[str, Array]) -> None:
-        index = len(self.layers) - 1
+    def _write(self, index: int, values: Mapping[str, Array]) -> None:
         for name, array in self._arrays.items():
             if index >= array.shape[1]:
                 more = np.full(self._shape(name, array.shape[1]), fill(name), dtype=array.dtype)
@@ -182,8 +181,7 @@ class ZarrWriter(Writer):
         except OSError as error:
             raise self._failed(error) from error
 
-    def _write(self, values: Mapping[str, Array]) -> None:
-        index = len(self.layers) - 1
+    def _write(self, index: int, values: Mapping[str, Array]) -> None:
         try:
             for name, array in self._arrays.items():
                 if index >= array.shape[1]:

@@ -41,7 +41,7 @@ def wordpiece():
 
 
 def bytelevel():
-    """A byte-level BPE tokenizer whose one special token plays every part, like SmolLM2's; padded on the left."""
+    """A byte-level BPE tokenizer whose one special token plays every part, as SmolLM2's; pads on the left."""
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 

@@ -160,7 +160,7 @@ def tiny(name, backend="sdpa", seed=0, **overrides):
 
 
 def batch(lengths, length, side="right", seed=0):
-    """Token ids and attention mask [B, length] with `lengths` tokens each, padded on one side (ids from 3 up)."""
+    """Token ids and attention mask [B, length], `lengths` tokens each, padded on one side (ids from 3 up)."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.zeros(len(lengths), length, dtype=torch.long)
     mask = torch.zeros_like(ids)
@@ -178,7 +178,7 @@ def maps(model, inputs, dtype=torch.float64):
     from probe.taps.hf import sites
 
     def without_nan(module, given, output):
-        # A padded row without keys is NaN in float64 (the softmax is in float32); 0 · NaN would reach all rows.
+        # A padded row without keys is NaN in float64 (the softmax is in float32), and 0 · NaN spreads.
         return (output[0].nan_to_num(), *output[1:])
 
     twin = copy.deepcopy(model).to(dtype)

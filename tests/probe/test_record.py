@@ -1,0 +1,370 @@
+"""The record: the same in memory and on disk, and nothing unfinished, damaged or foreign read as whole."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy as np
+import pytest
+import xarray as xr
+from tiny_models import batch, tiny
+
+import probe
+from probe import InputError, RecordError
+from probe.record import chunk_shape, is_record, validate
+
+STATISTICS = ("entropy", "received", "max_key")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny("llama")
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    ids, mask = batch([9, 6], 9)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@pytest.fixture
+def store(model, inputs, tmp_path):
+    probe.capture(model, inputs, stats=STATISTICS, store=tmp_path / "run.zarr")
+    return tmp_path / "run.zarr"
+
+
+def leftovers(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+def one_line(caught):
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_disk_and_memory_hold_the_same(model, inputs, tmp_path):
+    memory = probe.capture(model, inputs, stats=STATISTICS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        disk = probe.capture(model, inputs, stats=STATISTICS, store=tmp_path / "run.zarr")
+        again = probe.open_record(tmp_path / "run.zarr")
+    assert leftovers(tmp_path) == ["run.zarr"]
+    for tree in (disk, again):
+        assert [n.path for n in tree.subtree] == [n.path for n in memory.subtree]
+        for node in memory.subtree:
+            there = tree[node.path].to_dataset()
+            xr.testing.assert_identical(
+                there.drop_attrs(deep=False), node.to_dataset().drop_attrs(deep=False)
+            )
+            assert list(there.data_vars) == list(node.to_dataset().data_vars)
+        assert set(tree.attrs) == set(memory.attrs)
+        assert {n: v for n, v in tree.attrs.items() if n != "created"} == {
+            n: v for n, v in memory.attrs.items() if n != "created"
+        }
+
+
+def test_dimensions_coordinates_and_units(store):
+    text = probe.open_record(store)["text"].to_dataset()
+    assert dict(text.sizes) == {"sample": 2, "layer": 2, "head": 4, "query": 9, "key": 9}
+    assert text["entropy"].dims == ("sample", "layer", "head", "query")
+    assert text["received"].dims == ("sample", "layer", "head", "key")
+    assert text["entropy"].attrs["unit"] == "nat"
+    assert text["module"].values.tolist() == ["model.layers.0.self_attn", "model.layers.1.self_attn"]
+    assert text["max_key"].dtype == np.int32
+
+
+def test_a_record_opens_lazily_and_quickly(store):
+    probe.open_record(store)
+    begin = time.perf_counter()
+    tree = probe.open_record(store)
+    assert time.perf_counter() - begin < 1
+    assert not tree["text/entropy"].variable._in_memory
+
+
+def test_attributes_say_what_was_captured(store):
+    attrs = probe.open_record(store).attrs
+    assert attrs["schema"] == 1
+    assert attrs["status"] == "complete"
+    assert attrs["stats"] == list(STATISTICS)
+    assert attrs["backend"] == "sdpa"
+    assert attrs["dtype"] == "float32"
+    assert attrs["rules"] == ["causal", "causal"]
+    assert attrs["versions"]["torch"]
+    assert "manifest" not in attrs
+
+
+def test_a_folder_holds_chunks_by_layer(store):
+    chunks = sorted(
+        p.relative_to(store / "text/entropy").as_posix()
+        for p in (store / "text/entropy/c").rglob("*")
+        if p.is_file()
+    )
+    assert chunks == ["c/0/0/0/0", "c/0/1/0/0"]
+
+
+def test_chunks_stay_of_useful_size():
+    sizes = {"sample": 3, "head": 32, "query": 131072, "key": 131072}
+    assert chunk_shape("entropy", sizes) == (1, 1, 32, 32768)
+    assert chunk_shape("keys_seen", sizes) == (3, 1, 131072)
+    assert chunk_shape("entropy", {"sample": 64, "head": 12, "query": 100, "key": 100}) == (64, 1, 12, 100)
+
+
+def damage_cut(store):
+    path = store / "text/entropy/c/0/1/0/0"
+    path.write_bytes(path.read_bytes()[:-3])
+    return "text/entropy/c/0/1/0/0 has .* bytes, expected"
+
+
+def damage_remove(store):
+    (store / "text/received/c/0/0/0/0").unlink()
+    return "text/received/c/0/0/0/0 is missing"
+
+
+def damage_metadata(store):
+    (store / "tokens/zarr.json").unlink()
+    return "tokens/zarr.json is missing"
+
+
+def damage_root(store):
+    path = store / "zarr.json"
+    path.write_text(path.read_text()[:-20])
+    return "zarr.json cannot be read"
+
+
+def damage_status(store):
+    edit(store, lambda attrs: attrs.update(status="writing", layers_written=1, layers_expected=2))
+    return "did not finish: 1 of 2 layers were written"
+
+
+def damage_schema(store):
+    edit(store, lambda attrs: attrs.update(schema=99))
+    return "got schema 99, expected 1"
+
+
+def damage_manifest(store):
+    edit(store, lambda attrs: attrs.pop("manifest"))
+    return "no list of its files"
+
+
+def damage_format(store):
+    edit(store, lambda attrs: attrs.pop("format"))
+    return "not a record of attention-probe"
+
+
+def damage_statistics(store):
+    edit(store, lambda attrs: attrs.update(stats=["entropy", "lse"]))
+    return "/text has no lse"
+
+
+def damage_attributes(store):
+    edit(store, lambda attrs: attrs.pop("model"))
+    return "model is missing"
+
+
+def edit(store, change):
+    path = store / "zarr.json"
+    root = json.loads(path.read_text())
+    change(root["attributes"])
+    path.write_text(json.dumps(root))
+
+
+@pytest.mark.parametrize("damage", [v for n, v in sorted(globals().items()) if n.startswith("damage_")])
+def test_damage_is_found_on_opening(store, damage):
+    said = damage(store)
+    with pytest.raises(RecordError, match=said) as caught:
+        probe.open_record(store)
+    assert "run.zarr" in one_line(caught) or said.startswith(("/text", "model"))
+
+
+def test_a_changed_byte_is_found_on_reading(store):
+    path = store / "text/entropy/c/0/1/0/0"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+    tree = probe.open_record(store)
+    with pytest.raises(Exception, match=r"(?i)corrupt|checksum|zstd|decompress"):
+        tree["text/entropy"].load()
+
+
+def test_what_is_not_a_record_is_refused(tmp_path):
+    with pytest.raises(RecordError, match="no such record") as caught:
+        probe.open_record(tmp_path / "nothing.zarr")
+    one_line(caught)
+    (tmp_path / "file.zarr").write_text("x")
+    with pytest.raises(RecordError, match="got a file, expected the folder of a record"):
+        probe.open_record(tmp_path / "file.zarr")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(RecordError, match=r"not a record .it has no zarr\.json"):
+        probe.open_record(tmp_path / "folder")
+    import zarr
+
+    zarr.create_group(tmp_path / "foreign.zarr", zarr_format=3)
+    with pytest.raises(RecordError, match="a zarr folder, but not a record"):
+        probe.open_record(tmp_path / "foreign.zarr")
+
+
+def test_an_existing_record_stays_unless_asked(model, inputs, store):
+    before = {p: p.stat().st_mtime_ns for p in store.rglob("*")}
+    with pytest.raises(InputError, match=r"exists already; .*overwrite=True") as caught:
+        probe.capture(model, inputs, store=store)
+    one_line(caught)
+    assert {p: p.stat().st_mtime_ns for p in store.rglob("*")} == before
+    assert leftovers(store.parent) == ["run.zarr"]
+
+
+def test_overwriting_replaces_a_record(model, inputs, store):
+    probe.capture(model, inputs, stats="lse", store=store, overwrite=True)
+    assert probe.open_record(store).attrs["stats"] == ["lse"]
+    assert leftovers(store.parent) == ["run.zarr"]
+
+
+def test_overwriting_keeps_the_old_record_when_the_new_one_fails(model, inputs, store):
+    handle = model.model.layers[1].register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        probe.capture(model, inputs, stats="lse", store=store, overwrite=True)
+    handle.remove()
+    assert probe.open_record(store).attrs["stats"] == list(STATISTICS)
+    assert leftovers(store.parent) == ["run.zarr"]
+
+
+@pytest.mark.parametrize(
+    "make", [lambda p: p.write_text("mine"), lambda p: (p.mkdir(), (p / "x").write_text("mine"))]
+)
+def test_overwriting_touches_nothing_that_is_not_a_record(model, inputs, tmp_path, make):
+    make(tmp_path / "mine")
+    with pytest.raises(InputError, match="not a record of attention-probe, so it"):
+        probe.capture(model, inputs, store=tmp_path / "mine", overwrite=True)
+    assert leftovers(tmp_path) == ["mine"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("planted")])
+def test_an_interrupted_capture_leaves_nothing(model, inputs, tmp_path, error):
+    def fail(done, total, label):
+        if done == 1:
+            raise error
+
+    with pytest.raises(BaseException, match=r"planted|^$"):
+        probe.capture(model, inputs, store=tmp_path / "run.zarr", progress=fail)
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "layers"),
+    [("zarr.json", 0), ("text/entropy/zarr.json", 0), ("text/entropy/c/0/1", 1), ("tokens/id/c", 2)],
+)
+def test_a_full_disk_is_one_line_and_leaves_nothing(model, inputs, tmp_path, monkeypatch, file, layers):
+    from zarr.storage import LocalStore
+
+    put = LocalStore.set
+
+    async def full(self, key, value):
+        if key.startswith(file):
+            raise OSError(28, "No space left on device")
+        return await put(self, key, value)
+
+    monkeypatch.setattr(LocalStore, "set", full)
+    said = f"cannot be written: No space left on device; {layers} of 2 layers were done, nothing is kept"
+    with pytest.raises(RecordError, match=said) as caught:
+        probe.capture(model, inputs, store=tmp_path / "run.zarr")
+    one_line(caught)
+    assert leftovers(tmp_path) == []
+
+
+def test_a_place_that_cannot_be_written_is_one_line(model, inputs, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RecordError, match="cannot be written") as caught:
+        probe.capture(model, inputs, store=tmp_path / "file" / "run.zarr")
+    one_line(caught)
+
+
+KILLED = """
+import sys, time
+sys.path.insert(0, {support!r})
+from tiny_models import batch, tiny
+import probe
+ids, mask = batch([9, 6], 9)
+def stop(done, total, label):
+    print("layer", done, flush=True)
+    time.sleep(600)
+probe.capture(tiny("llama"), {{"input_ids": ids, "attention_mask": mask}}, store={store!r}, progress=stop)
+"""
+
+
+def test_a_killed_capture_never_reads_as_whole(model, inputs, tmp_path):
+    store = tmp_path / "run.zarr"
+    support = str(os.path.dirname(sys.modules["tiny_models"].__file__))
+    code = KILLED.format(support=support, store=str(store))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "layer 1\n"
+    with pytest.raises(InputError, match=rf"process {process.pid} is writing this record"):
+        probe.capture(model, inputs, store=store)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert leftovers(tmp_path) == ["run.zarr.partial"]
+    with pytest.raises(RecordError, match="no such record"):
+        probe.open_record(store)
+    with pytest.raises(RecordError, match="did not finish: 1 of 2 layers were written"):
+        probe.open_record(tmp_path / "run.zarr.partial")
+    probe.capture(model, inputs, store=store)
+    assert leftovers(tmp_path) == ["run.zarr"]
+
+
+def test_a_partial_folder_of_someone_else_stays(model, inputs, tmp_path):
+    (tmp_path / "run.zarr.partial").mkdir()
+    (tmp_path / "run.zarr.partial" / "notes").write_text("mine")
+    with pytest.raises(InputError, match="is in the way and is not an unfinished record"):
+        probe.capture(model, inputs, store=tmp_path / "run.zarr")
+    shutil.rmtree(tmp_path / "run.zarr.partial")
+    (tmp_path / "run.zarr.partial").mkdir()  # a run killed before it wrote anything
+    probe.capture(model, inputs, store=tmp_path / "run.zarr")
+    assert is_record(tmp_path / "run.zarr")
+
+
+@pytest.mark.parametrize("kind", ["memory", "folder"])
+def test_a_writer_takes_more_layers_than_expected(kind, tmp_path):
+    model = tiny("albert-shared", num_hidden_layers=5)
+    ids, _ = batch([7], 7)
+    store = None if kind == "memory" else tmp_path / "run.zarr"
+    tree = probe.capture(model, {"input_ids": ids}, stats="entropy", store=store)
+    assert tree["text/layer"].values.tolist() == [0, 1, 2, 3, 4]
+    assert np.isfinite(tree["text/entropy"].values).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.attrs.update(schema=2), "got schema 2"),
+        (lambda t: t.attrs.update(status="writing"), "status is 'writing'"),
+        (lambda t: t.attrs.pop("versions"), "versions is missing"),
+        (lambda t: t.children["tokens"].orphan(), "/tokens is missing"),
+        (lambda t: t.children["text"].orphan(), "a group with statistics is missing"),
+        (lambda t: t.attrs.update(stats=["entropy", "unheard"]), "unknown statistic 'unheard'"),
+        (lambda t: t.attrs.update(stats=["entropy", "lse"]), "/text has no lse"),
+        (lambda t: replace(t, "text", wider), "entropy is float64"),
+        (lambda t: replace(t, "text", lambda d: d.transpose("head", ...)), "over .*expected float32 over"),
+        (lambda t: replace(t, "text", lambda d: d.drop_vars("module")), "no coordinate module"),
+        (lambda t: replace(t, "tokens", lambda d: d.drop_vars("role")), "/tokens has no role"),
+        (lambda t: replace(t, "tokens", lambda d: d.isel(sample=[0])), "different numbers of samples"),
+    ],
+)  # fmt: skip
+def test_validation_names_what_is_wrong(model, inputs, change, said):
+    tree = probe.capture(model, inputs)
+    validate(tree)
+    change(tree)
+    with pytest.raises(RecordError, match=said) as caught:
+        validate(tree)
+    one_line(caught)
+
+
+def wider(dataset):
+    return dataset.assign(entropy=dataset["entropy"].astype("float64"))
+
+
+def replace(tree, group, change):
+    tree[group].dataset = change(tree[group].to_dataset())
