@@ -188,7 +188,7 @@ class ZarrWriter(Writer):
                     array.resize(self._shape(name, index + 1))
                 array[:, index] = values[name]
             self._attrs |= {
-                "layers_written": len(self.layers),
+                "layers_written": index + 1,
                 "layers_expected": max(self.expected, index + 1),
             }
             self._root.update_attributes(self._attrs)
