@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from probe.errors import RecordError
 from probe.explainers.reading import Floats, Ints, origin_of, received_share, tower_of, uniform_share
 from probe.explainers.spec import Choice, Interval, Text, explainer
+from probe.record import strings
 
 __all__ = ["sinks"]
 
@@ -129,7 +130,7 @@ class _Count:
             return {}
         common = [item for item in self.flags.most_common(top) if item[1]]
         return {
-            "sink_text": ("sink", np.array([text for text, _ in common], dtype=str)),
+            "sink_text": ("sink", strings([text for text, _ in common])),
             "sink_count": ("sink", np.array([count for _, count in common], dtype=np.int64)),
             "sink_frequency": (
                 "sink",

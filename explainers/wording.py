@@ -30,6 +30,7 @@ def probability(value: float) -> str:
 
 def percent(share: float) -> str:
     """A share in whole percent; "under 1%" for what is not zero."""
+    share = round(share, 9)  # sums of shares miss 0 and 1 by rounding
     if 0 < share < 0.005:
         return "under 1%"
     if 0.995 <= share < 1:

@@ -12,6 +12,7 @@ from probe.explainers._faithfulness import faithfulness_curves
 from probe.explainers._saliency.methods import METHODS, Scores, attention_received, baseline_of
 from probe.explainers._saliency.subject import Subject, open_subject
 from probe.explainers._saliency.target import SCORES
+from probe.record import strings
 
 LIMIT_GRADIENTS, LIMIT_MANY_RUNS = 2048, 512
 _STAND_IN = {"mask": "mask token", "pad": "padding token", "mean": "mean embedding", "zero": "zero vector"}
@@ -59,7 +60,8 @@ def _dataset(subject: Subject, scores: Scores, method: str) -> xr.Dataset:
     tokens, target = subject.tokens, subject.target
     with torch.no_grad():
         value = subject.score(subject.embeddings).item()
-    coords = {"text": tokens.pieces, "role": tokens.roles, "start": tokens.start, "end": tokens.end}
+    names = {"text": strings(tokens.pieces), "role": strings(tokens.roles)}
+    coords = names | {"start": tokens.start, "end": tokens.end}
     result = xr.Dataset(
         {"score": ("token", scores)}, coords={name: ("token", values) for name, values in coords.items()}
     )

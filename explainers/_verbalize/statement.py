@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from probe.record import strings
+
 
 @dataclass(frozen=True)
 class Statement:
@@ -21,9 +23,9 @@ def as_dataset(statements: Sequence[Statement]) -> xr.Dataset:
     """The variables of a result of kind "text"."""
     return xr.Dataset(
         {
-            "text": ("statement", np.array([s.text for s in statements], dtype=str)),
-            "claim": ("statement", np.array([s.claim for s in statements], dtype=str)),
+            "text": ("statement", strings([s.text for s in statements])),
+            "claim": ("statement", strings([s.claim for s in statements])),
             "value": ("statement", np.array([s.value for s in statements], dtype=np.float64)),
-            "tokens": ("statement", np.array([",".join(map(str, s.tokens)) for s in statements], dtype=str)),
+            "tokens": ("statement", strings([",".join(map(str, s.tokens)) for s in statements])),
         }
     )

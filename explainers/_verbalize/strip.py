@@ -97,7 +97,7 @@ def _even(strip: _Strip) -> Statement | None:
         return None
     text = (
         f"The map does not single out any word: the strongest, {quoted(words.names[top])}, holds "
-        f"{percent(share)} of the total; an even share of {plural(count, 'word')} is {percent(1 / count)}."
+        f"{percent(share)} of the total, where an even share is {percent(1 / count)}."
     )
     return Statement("flat", text, share, words.tokens[top])
 
@@ -110,23 +110,24 @@ def _unsigned(strip: _Strip) -> list[Statement]:
 
 
 def _phrases(strip: _Strip) -> list[Statement]:
-    """Runs of two or more words that carry clearly more than the strongest single word."""
+    """Runs of two or more words that carry more than the strongest one; signs at the ends are left off."""
     words, found = strip.words, []
     support = float(words.scores[words.scores > 0].sum())
     single = float(words.scores.max()) / support if support > 0 else 0.0
     longest = max(2, len(words.names) // 2)
     for run in strip.runs[:2]:
-        length = sum(not name.isspace() for name in words.names[run.first : run.last + 1])
-        if not 2 <= length <= longest or run.coverage < max(PHRASE, single) + 1e-9:
+        inside = [i for i in range(run.first, run.last + 1) if words.is_word(i)]
+        if not 2 <= len(inside) <= longest:
             continue
-        quote = words.quote(run.first, run.last)
-        inner = "".join(words.names[run.first : run.last])
-        kind = "passage" if any(mark in inner for mark in ".!?") else "phrase"
+        first, last = inside[0], inside[-1]
+        coverage = max(0.0, float(words.scores[first : last + 1].sum())) / support
+        if coverage < PHRASE or coverage <= single + 1e-9:
+            continue
+        kind = "passage" if any(mark in "".join(words.names[first:last]) for mark in ".!?") else "phrase"
         what = f"of all that speaks for {strip.target}" if strip.signed else "of the total"
-        text = (
-            f"The {kind} {quoted(quote)} ({plural(length, 'word')}) carries {percent(run.coverage)} {what}."
-        )
-        found.append(Statement(kind, text, run.coverage, words.indices(run.first, run.last)))
+        quote = f"{quoted(words.quote(first, last))} ({plural(len(inside), 'word')})"
+        text = f"The {kind} {quote} carries {percent(coverage)} {what}."
+        found.append(Statement(kind, text, coverage, words.indices(first, last)))
     return found
 
 
@@ -138,9 +139,10 @@ def _support(strip: _Strip) -> list[Statement]:
     opening = (
         f"What speaks most strongly for {strip.target} is" if strip.signed else "The highest score is that of"
     )
-    text = f"{opening} {strip.named(top)[:-1]} of the total attribution)."
+    total = "total attribution" if strip.signed else "total"
+    text = f"{opening} {strip.named(top)[:-1]} of the {total})."
     found = [Statement("top_word", text, float(words.scores[top]), words.tokens[top])]
-    least = max(SMALLEST_SHARE, 1.5 / len(words.names))
+    least = max(SMALLEST_SHARE, min(0.1, 1.5 / len(words.names)))
     further = [i for i in order[1 : 1 + NAMED] if words.shares[i] >= least]
     if further:
         verb = "comes" if len(further) == 1 else "come"
@@ -162,7 +164,7 @@ def _against(strip: _Strip) -> list[Statement]:
         return [Statement("nothing_against", f"No word speaks against {strip.target}.", 0.0)]
     tokens = tuple(t for i in order for t in words.tokens[i])
     if share < SMALLEST_SHARE:
-        text = f"Little speaks against it: {percent(share)} of the total, over {plural(len(order), 'word')}."
+        text = f"Little speaks against it: {percent(share)} of the total."
         return [Statement("against", text, share, tokens)]
     named = [i for i in order[:NAMED] if words.shares[i] >= SMALLEST_SHARE] or order[:1]
     verb = "speaks" if len(named) == 1 else "speak"
@@ -194,12 +196,12 @@ def _position(strip: _Strip) -> list[Statement]:
     held = {name: float(shares[part].sum()) for name, part in parts.items()}
     excess = {name: held[name] - len(shares[part]) / count for name, part in parts.items()}
     name = max(excess, key=lambda part: excess[part])
-    spread = "" if excess[name] >= EXCESS else "The attribution is spread over the text: "
-    name = name if not spread else "first half"
-    size = len(shares[parts[name]])
-    opening = f"{spread}the" if spread else "The"
-    text = f"{opening} {name} of the text ({size} of {count} words) holds {percent(held[name])} of it."
-    text = text if spread else text.replace(" of it.", " of the attribution.")
+    spread = excess[name] < EXCESS
+    name = "first half" if spread else name
+    share = percent(held[name])
+    text = f"The {name} of the text holds {share} of the attribution."
+    if spread:
+        text = f"The attribution is spread over the text: its {name} holds {share}."
     return [
         Statement("position", text, held[name], strip.words.indices(parts[name].start, parts[name].stop - 1))
     ]

@@ -31,6 +31,10 @@ class Words:
         total = float(size.sum())
         return size / total if total > 0 else size
 
+    def is_word(self, index: int) -> bool:
+        """Whether it has a letter or digit, and is not a sign or a blank alone."""
+        return any(character.isalnum() for character in self.names[index])
+
     def quote(self, first: int, last: int) -> str:
         """The text from one word to another, both included."""
         return "".join(self.pieces[i] for word in self.tokens[first : last + 1] for i in word)

@@ -6,6 +6,8 @@ import types
 import numpy as np
 import xarray as xr
 
+from probe.record import strings
+
 VOCABULARY = (
     "the a film plot is was great awful delight dull but and not very acting story thin . , ! "
     "capital of france paris we it so good bad long short warm cold real cast scene ending hope"
@@ -13,7 +15,7 @@ VOCABULARY = (
 
 
 def wordpiece():
-    """A lower-casing WordPiece tokenizer with [CLS], [SEP], [MASK]; "wonder ##ful" is a word of two pieces."""
+    """A lower-casing WordPiece tokenizer with [CLS], [SEP], [MASK]; "wonderful" is two pieces."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -187,7 +189,7 @@ def record(maps, visible, texts=None):
         },
         coords={
             "layer": np.arange(layers),
-            "module": ("layer", [f"layers.{i}" for i in range(layers)]),
+            "module": ("layer", strings([f"layers.{i}" for i in range(layers)])),
             "head": np.arange(heads),
             "query": np.arange(queries),
             "key": np.arange(keys),
@@ -195,7 +197,7 @@ def record(maps, visible, texts=None):
     )
     groups = {"/": xr.Dataset(attrs={"schema": 1, "model": "by hand"}), "/text": text}
     if texts is not None:
-        groups["/tokens"] = xr.Dataset({"text": (("sample", "token"), np.array(texts, dtype=str))})
+        groups["/tokens"] = xr.Dataset({"text": (("sample", "token"), strings(texts))})
     return xr.DataTree.from_dict(groups)
 
 
@@ -205,7 +207,7 @@ def strip(pieces, scores, roles=None, **attrs):
     ends = np.cumsum([len(p) if r == "text" else 0 for p, r in zip(pieces, roles, strict=True)])
     starts = ends - [len(p) for p in pieces]
     edges = [np.where(np.array(roles) == "text", edge, -1).astype(np.int32) for edge in (starts, ends)]
-    coords = {"text": list(pieces), "role": roles, "start": edges[0], "end": edges[1]}
+    coords = {"text": strings(pieces), "role": strings(roles), "start": edges[0], "end": edges[1]}
     return xr.Dataset(
         {"score": ("token", np.asarray(scores, dtype=np.float64))},
         coords={name: ("token", values) for name, values in coords.items()},
