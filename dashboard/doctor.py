@@ -160,6 +160,6 @@ def show(as_json: bool) -> int:
         console.print(f"cache of {name}: {cache['path']} ({size})")
     console.print()
     for ability in facts["abilities"]:
-        mark = Text("works ", style="green") if ability["works"] else Text("not   ", style="yellow")
+        mark = Text("works ", style="green") if ability["works"] else Text("absent", style="yellow")
         console.print(mark, f"{ability['name']}: {ability['why']}")
     return 0

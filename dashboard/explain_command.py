@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from probe.dashboard.failure import say
 from probe.dashboard.source import read_source
-from probe.dashboard.terminal import out, quiet_stdout
+from probe.dashboard.terminal import busy, out, quiet_stdout
 
 from probe.errors import InputError
 
@@ -51,7 +51,7 @@ def explain(
     check_page(html)
     text = read_source(source)
     given = {name: value for name, value in parameters.items() if value is not None}
-    with quiet_stdout():
+    with quiet_stdout(), busy(f"explaining with {model}"):
         result, words = _compute(text, model, device, given)
     if html is not None:
         from probe import viz

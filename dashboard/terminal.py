@@ -83,3 +83,20 @@ def quiet_stdout() -> Iterator[None]:
 
     with redirect_stdout(sys.stderr):
         yield
+
+
+@contextmanager
+def busy(title: str) -> Iterator[None]:
+    """A moving sign on standard error while something of unknown length goes on; only on a terminal.
+
+    Args:
+        title: What is being done.
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True, markup=False, highlight=False)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(title):
+        yield

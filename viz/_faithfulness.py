@@ -95,6 +95,7 @@ def _curves(result: xr.Dataset, name: str) -> list[go.Scatter]:
                 go.Scatter(
                     x=np.concatenate([fraction, fraction[::-1]]),
                     y=np.concatenate([np.clip(mean + spread, 0, 1), np.clip(mean - spread, 0, 1)[::-1]]),
+                    mode="lines",
                     fill="toself",
                     fillcolor="rgba(90,100,117,0.18)",
                     line={"width": 0},

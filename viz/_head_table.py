@@ -184,7 +184,7 @@ def _layout(
     row, column = np.unravel_index(int(np.nanargmax(values)), values.shape)
     suffix = "" if unit in ("", "1") else f" {unit}"
     story = (
-        f"highest in layer {layers[row]}, head {heads[column]}: {values[row, column]:.3g}{suffix}; "
+        f"highest in layer {layers[row]}, head {heads[column]}: {values[row, column]:.4g}{suffix}; "
         f"mean of all {np.isfinite(values).sum()} heads {np.nanmean(values):.3g}{suffix}"
     )
     missing = int(values.size - np.isfinite(values).sum())

@@ -117,7 +117,11 @@ def _headline(drawn: list[xr.Dataset], title: str) -> str:
     first = next((r for r in drawn if r.attrs.get("kind") == "token_strip" and r.attrs.get("target")), None)
     if first is not None:
         return strips.head(read_strip(first))
-    return f"<h1>{html.escape(str(drawn[0].attrs.get('title', title)) if drawn else title)}</h1>"
+    if not drawn:
+        return f"<h1>{html.escape(title)}</h1>"
+    attrs = drawn[0].attrs
+    model = f'<p class="other">in {html.escape(str(attrs["model"]))}</p>' if attrs.get("model") else ""
+    return f"<h1>{html.escape(str(attrs.get('title', title)))}</h1>{model}"
 
 
 def _warning(record: xr.DataTree | None) -> list[str]:

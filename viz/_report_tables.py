@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from probe.viz.checks import CheckLine, read_checks
+from probe.viz.strip import visible
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,7 +37,7 @@ def validity(record: xr.DataTree) -> str:
     rows = "".join(
         f"<tr><th scope=row>{html.escape(line.name)}</th><td>{html.escape(line.meaning)}</td>"
         f"<td class=n>{line.layer if line.layer >= 0 else ''}</td><td class=n>{line.worst:.2g}</td>"
-        f"<td class=n>{line.tolerance:.2g}</td><td>{_outcome(line)}</td></tr>"
+        f"<td class=n>{line.tolerance:.2g}</td><td class=r>{_outcome(line)}</td></tr>"
         for line in lines
     )
     return (
@@ -85,7 +86,9 @@ def lists(result: xr.Dataset) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, (float, np.floating)):
         return f"{value:.4g}"
-    return html.escape(repr(value) if isinstance(value, str) and value != value.strip() else str(value))
+    if isinstance(value, str):
+        return html.escape(visible(value).replace(" ", "␣") if value != value.strip() else visible(value))
+    return html.escape(str(value))
 
 
 def provenance(result: xr.Dataset, record: xr.DataTree | None) -> str:

@@ -150,7 +150,7 @@ def test_further_lists_of_a_result_become_tables(head_table, tmp_path):
     )
     _, text = read(viz.report(head_table, tmp_path / "r.html"))
     assert "sink text" in text
-    assert "' the'" in text
+    assert "␣the" in text
 
 
 def test_a_text_of_100k_tokens_stays_small_and_says_what_is_left_out(make_strip, tmp_path):
