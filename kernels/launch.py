@@ -27,10 +27,12 @@ def blocks(sweep: str, dtype: torch.dtype, size: int, interpreted: bool) -> Bloc
     if dtype == torch.float32:
         M, N = (64, 32) if D <= 64 else (32, 32)
         return Blocks(M, N, D, {"num_warps": 4, "num_stages": 2})
+    if D <= 128 and sweep == "row":
+        return Blocks(128, 128, D, {"num_warps": 8, "num_stages": 2})
     if D <= 64:
-        return Blocks(128, 64, D, {"num_warps": 4, "num_stages": 3})
+        return Blocks(64, 64, D, {"num_warps": 4, "num_stages": 3})
     if D <= 128:
-        return Blocks(128, 64, D, {"num_warps": 8 if sweep == "row" else 4, "num_stages": 3})
+        return Blocks(64, 128, D, {"num_warps": 4, "num_stages": 2})
     return Blocks(64, 32, D, {"num_warps": 4, "num_stages": 2})
 
 
@@ -46,12 +48,16 @@ def choose(implementation: str, x: Tensor) -> str:
         ValueError: unknown name, or Triton asked for where it cannot run exactly.
     """
     if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"implementation: got {implementation!r}, expected one of {', '.join(IMPLEMENTATIONS)}")
+        raise ValueError(
+            f"implementation: got {implementation!r}, expected one of {', '.join(IMPLEMENTATIONS)}"
+        )
     if implementation == "auto":
         return "triton" if x.device.type == "cuda" and x.dtype != torch.float64 else "reference"
     if implementation == "triton":
         if x.dtype == torch.float64:
-            raise ValueError("implementation: got 'triton' with float64 input, expected 'reference' (Triton sums in float32)")
+            raise ValueError(
+                "implementation: got 'triton' with float64 input, expected 'reference' (Triton sums in float32)"
+            )
         if x.device.type != "cuda" and not _interpreting():
             raise ValueError(
                 f"implementation: got 'triton' for a tensor on {x.device}, expected a CUDA tensor, or 'reference', or Triton's "

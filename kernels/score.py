@@ -63,11 +63,15 @@ class ScoreSpec:
         for name in ("window", "chunk"):
             size = getattr(self, name)
             if size is not None and size < 1:
-                raise ValueError(f"ScoreSpec.{name}: got {size}, expected a positive number of positions, or None")
+                raise ValueError(
+                    f"ScoreSpec.{name}: got {size}, expected a positive number of positions, or None"
+                )
         if self.softcap is not None and not self.softcap > 0:
             raise ValueError(f"ScoreSpec.softcap: got {self.softcap}, expected a positive number, or None")
         if self.offset < 0:
-            raise ValueError(f"ScoreSpec.offset: got {self.offset}, expected the key index of query 0, at least 0")
+            raise ValueError(
+                f"ScoreSpec.offset: got {self.offset}, expected the key index of query 0, at least 0"
+            )
         if self.distance_bias is not None and self.distance_bias.shape[-1] % 2 == 0:
             raise ValueError(
                 f"ScoreSpec.distance_bias: got {self.distance_bias.shape[-1]} distances, expected the odd number 2R+1"
@@ -87,7 +91,9 @@ def check(q: Float[Tensor, "B H Nq D"], k: Float[Tensor, "B Hkv Nk D"], spec: Sc
     """
     for name, x in (("q", q), ("k", k)):
         if x.ndim != 4:
-            raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected 4 dimensions [batch, heads, tokens, head size]")
+            raise ValueError(
+                f"{name}: got shape {tuple(x.shape)}, expected 4 dimensions [batch, heads, tokens, head size]"
+            )
         if x.dtype not in DTYPES:
             raise ValueError(f"{name}: got dtype {x.dtype}, expected one of {', '.join(map(str, DTYPES))}")
     batch, heads, n_queries, size = q.shape
@@ -109,7 +115,9 @@ def check(q: Float[Tensor, "B H Nq D"], k: Float[Tensor, "B Hkv Nk D"], spec: Sc
     _check_tensors(spec, batch, heads, n_queries, k.shape[2], q.device)
 
 
-def _check_tensors(spec: ScoreSpec, batch: int, heads: int, n_queries: int, n_keys: int, device: torch.device) -> None:
+def _check_tensors(
+    spec: ScoreSpec, batch: int, heads: int, n_queries: int, n_keys: int, device: torch.device
+) -> None:
     expected: dict[str, tuple[int | None, ...]] = {
         "origin": (batch,),
         "groups": (batch, n_keys),
@@ -123,7 +131,9 @@ def _check_tensors(spec: ScoreSpec, batch: int, heads: int, n_queries: int, n_ke
         tensor = getattr(spec, name)
         if tensor is None:
             continue
-        fits = tensor.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, tensor.shape, strict=True))
+        fits = tensor.ndim == len(shape) and all(
+            want in (None, got) for want, got in zip(shape, tensor.shape, strict=True)
+        )
         if not fits:
             want = ", ".join("any" if n is None else str(n) for n in shape)
             raise ValueError(f"ScoreSpec.{name}: got shape {tuple(tensor.shape)}, expected [{want}]")
@@ -132,7 +142,9 @@ def _check_tensors(spec: ScoreSpec, batch: int, heads: int, n_queries: int, n_ke
         if name in ("origin", "groups") and (tensor.is_floating_point() or tensor.dtype == torch.bool):
             raise ValueError(f"ScoreSpec.{name}: got dtype {tensor.dtype}, expected integers")
         if tensor.device != device:
-            raise ValueError(f"ScoreSpec.{name}: got a tensor on {tensor.device}, expected {device} as q (ScoreSpec.to)")
+            raise ValueError(
+                f"ScoreSpec.{name}: got a tensor on {tensor.device}, expected {device} as q (ScoreSpec.to)"
+            )
     if spec.groups is not None and spec.offset + n_queries > n_keys:
         raise ValueError(
             f"ScoreSpec.groups: got {n_queries} queries at offset {spec.offset} and {n_keys} keys, "

@@ -56,7 +56,9 @@ def chunks(q: Float[Tensor, "B H Nq D"], k: Float[Tensor, "B Hkv Nk D"], spec: S
                 rows = range(first, min(first + step, n_queries))
                 low, high = key_span(spec, b, rows, n_keys)
                 block = q[b, of_group, rows.start : rows.stop].to(keys_t.dtype) * spec.scale
-                scores = (block.reshape(-1, q.shape[3]) @ keys_t[:, low:high]).view(group, len(rows), high - low)
+                scores = (block.reshape(-1, q.shape[3]) @ keys_t[:, low:high]).view(
+                    group, len(rows), high - low
+                )
                 scores = _apply_rules(scores, spec, b, of_group, rows, range(low, high))
                 yield Chunk(b, of_group, slice(rows.start, rows.stop), slice(low, high), scores)
 
@@ -83,7 +85,9 @@ def _hide(
     scores: Float[Tensor, "G rows keys"], spec: ScoreSpec, sample: int, rows: range, keys: range
 ) -> Float[Tensor, "G rows keys"]:
     """Set unseen keys to `FLOOR`; keys that every row sees by causality alone are not touched."""
-    only_causal = spec.window is None and spec.chunk is None and spec.groups is None and spec.key_valid is None
+    only_causal = (
+        spec.window is None and spec.chunk is None and spec.groups is None and spec.key_valid is None
+    )
     if only_causal and not spec.causal:
         return scores
     first = max(keys.start, rows.start + spec.offset + 1) if only_causal else keys.start

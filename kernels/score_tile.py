@@ -21,7 +21,9 @@ LN2 = tl.constexpr(0.6931471805599453)
 def tanh(x):
     """tanh to a few units in the last place: a polynomial near 0, where 1 - exp(-2x) would cancel, else exponentials."""
     y = x * x
-    series = 1.0 + y * (-1.0 / 3 + y * (2.0 / 15 + y * (-17.0 / 315 + y * (62.0 / 2835 + y * (-1382.0 / 155925)))))
+    series = 1.0 + y * (
+        -1.0 / 3 + y * (2.0 / 15 + y * (-17.0 / 315 + y * (62.0 / 2835 + y * (-1382.0 / 155925))))
+    )
     e = tl.exp2(tl.abs(x) * (-2.0 * LOG2E))
     far = (1.0 - e) / (1.0 + e)
     return tl.where(tl.abs(x) < 0.25, x * series, tl.where(x < 0, -far, far))
@@ -43,21 +45,21 @@ def score_tile(
 ):  # fmt: skip
     """Scores [M, N] in base 2 of query rows `row` [M] and keys `key` [N]; -inf where a key is not seen.
 
-    `q` is [M, D], `k_t` is [D, N]. MASK is false only where the caller knows that every pair is visible.
+    `q` is [M, D], `k_t` is [D, N]. MASK is false only where the caller knows that every pair is visible. `scale`, `softcap`,
+    `slopes` and `table` hold log2 e already (see `rules`): one rounding less for each score.
     """
     if UPCAST:
         q, k_t = q.to(tl.float32), k_t.to(tl.float32)
     s = tl.dot(q, k_t, input_precision="ieee") * scale
     if SOFTCAP:
-        s = tanh(s / softcap) * softcap
+        s = tanh(s) * softcap
     i = (row + offset)[:, None]
     j = key[None, :]
     if SLOPES:
-        s += tl.load(slopes + head).to(tl.float32) * (j - i).to(tl.float32)
+        s += tl.load(slopes + head) * (j - i).to(tl.float32)
     if TABLE:
         away = tl.minimum(tl.maximum(j - i, -reach), reach) + reach
-        s += tl.load(table + head * (2 * reach + 1) + away).to(tl.float32)
-    s = s * LOG2E
+        s += tl.load(table + head * (2 * reach + 1) + away)
     if MASK:
         seen = (j < n_keys) & (row < n_queries)[:, None]
         if CAUSAL:
@@ -72,7 +74,9 @@ def score_tile(
             of_key = tl.load(groups + sample * n_keys + key, mask=key < n_keys, other=-1)[None, :]
             seen = seen | ((of_row == of_key) & (of_row >= 0))
         if KEY_VALID:
-            seen = seen & (tl.load(key_valid + sample * n_keys + key, mask=key < n_keys, other=0) != 0)[None, :]
+            seen = (
+                seen & (tl.load(key_valid + sample * n_keys + key, mask=key < n_keys, other=0) != 0)[None, :]
+            )
         s = tl.where(seen, s, float("-inf"))
     return s
 
@@ -129,24 +133,31 @@ class Rules:
 
 
 def rules(spec: ScoreSpec, batch: int, q: Tensor) -> Rules:
-    """Lay a spec out for a launch; tensors that a rule does not need become a dummy that is never read."""
+    """Lay a spec out for a launch, scores in base 2; tensors that a rule does not need become a dummy that is never read."""
     dummy = torch.zeros(1, dtype=torch.int32, device=q.device)
-    origin = spec.origin if spec.origin is not None else torch.zeros(batch, dtype=torch.int32, device=q.device)
+    origin = (
+        spec.origin if spec.origin is not None else torch.zeros(batch, dtype=torch.int32, device=q.device)
+    )
     span = dummy
     if spec.key_valid is not None:
         flags = spec.key_valid.int()
         last = spec.key_valid.shape[1] - flags.flip(1).argmax(1)
-        span = torch.stack([flags.argmax(1), torch.where(spec.key_valid.any(1), last, 0)], 1).int().contiguous()
+        span = (
+            torch.stack([flags.argmax(1), torch.where(spec.key_valid.any(1), last, 0)], 1).int().contiguous()
+        )
+    log2e = LOG2E.value
     values = {
         "offset": spec.offset,
-        "scale": spec.scale,
+        "scale": spec.scale * log2e if spec.softcap is None else spec.scale / spec.softcap,
         "window": spec.window or 0,
         "chunk": spec.chunk or 1,
         "origin": origin.int().contiguous(),
         "groups": _or(spec.groups, dummy, torch.int32),
-        "softcap": spec.softcap or 1.0,
-        "slopes": _or(spec.slopes, dummy, torch.float32),
-        "table": _or(spec.distance_bias, dummy, torch.float32),
+        "softcap": (spec.softcap or 1.0) * log2e,
+        "slopes": _or(None if spec.slopes is None else spec.slopes.double() * log2e, dummy, torch.float32),
+        "table": _or(
+            None if spec.distance_bias is None else spec.distance_bias.double() * log2e, dummy, torch.float32
+        ),
         "reach": 0 if spec.distance_bias is None else spec.distance_bias.shape[1] // 2,
         "key_valid": _or(spec.key_valid, dummy, torch.uint8),
         "span": span,

@@ -30,11 +30,15 @@ def sweep(
     batch, heads, n_queries, n_keys = *q.shape[:3], k.shape[2]
     dtype = compute_dtype(q)
     out: dict[str, Tensor] = {
-        name: torch.empty(batch, heads, n_queries, dtype=torch.int64 if name == "max_key" else dtype, device=q.device)
+        name: torch.empty(
+            batch, heads, n_queries, dtype=torch.int64 if name == "max_key" else dtype, device=q.device
+        )
         for name in names
         if name != "received"
     }
-    received = torch.zeros(batch, heads, n_keys, dtype=dtype, device=q.device) if "received" in names else None
+    received = (
+        torch.zeros(batch, heads, n_keys, dtype=dtype, device=q.device) if "received" in names else None
+    )
     for chunk in chunks(q, k, spec):
         place = (chunk.sample, chunk.heads, chunk.rows)
         rows, unnormalised, total = _row_statistics(chunk, spec, tuple(out))
@@ -95,7 +99,11 @@ def _row_statistics(
     if "max_prob" in names:
         rows["max_prob"] = torch.where(seen, (top - shift - log_total).exp(), 0)
     if "max_key" in names:
-        best = scores.argmax(-1) + chunk.keys.start if scores.shape[-1] else torch.zeros_like(top, dtype=torch.int64)
+        best = (
+            scores.argmax(-1) + chunk.keys.start
+            if scores.shape[-1]
+            else torch.zeros_like(top, dtype=torch.int64)
+        )
         rows["max_key"] = torch.where(seen, best, -1)
     if "second_moment" in names:
         rows["second_moment"] = torch.where(seen, torch.linalg.vecdot(p, p) / total.square(), 0)

@@ -99,7 +99,9 @@ def visible_counts(
         else:
             for first in range(0, n_queries, _CHUNK_ROWS):
                 rows = range(first, min(first + _CHUNK_ROWS, n_queries))
-                seen = visible_block(spec, b, rows, range(n_keys), device) & query_valid[first : rows.stop, None]
+                seen = (
+                    visible_block(spec, b, rows, range(n_keys), device) & query_valid[first : rows.stop, None]
+                )
                 keys_seen[b, first : rows.stop] = seen.sum(1)
                 seen_by[b] += seen.sum(0).int()
     return keys_seen, seen_by

@@ -34,7 +34,9 @@ def column_mass(
     check(q, k, spec)
     for name, rows in (("lse", lse), ("weights", weights)):
         if rows is not None and rows.shape != q.shape[:3]:
-            raise ValueError(f"{name}: got shape {tuple(rows.shape)}, expected {tuple(q.shape[:3])} as the rows of q")
+            raise ValueError(
+                f"{name}: got shape {tuple(rows.shape)}, expected {tuple(q.shape[:3])} as the rows of q"
+            )
         if rows is not None and rows.device != q.device:
             raise ValueError(f"{name}: got a tensor on {rows.device}, expected {q.device} as q")
     if choose(implementation, q) == "triton":

@@ -49,7 +49,9 @@ def _column_kernel(
                            open_ if phase == 0 else (close if phase == 1 else high), M):  # fmt: skip
             row = start + tl.arange(0, M)
             if phase == 1:
-                q = tl.load(q_at + row.to(tl.int64)[:, None] * q_n + d[None, :], mask=(d < SIZE)[None, :], other=0.0)
+                q = tl.load(
+                    q_at + row.to(tl.int64)[:, None] * q_n + d[None, :], mask=(d < SIZE)[None, :], other=0.0
+                )
                 lse = tl.load(LSE + rows_at + row)
             else:
                 q = tl.load(q_at + row.to(tl.int64)[:, None] * q_n + d[None, :],

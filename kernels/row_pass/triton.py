@@ -52,7 +52,9 @@ def _row_kernel(
         for start in range(low if phase == 0 else open_, open_ if phase == 0 else high, N):
             key = start + col
             if phase == 0:
-                k_t = tl.load(k_at + key.to(tl.int64)[None, :] * k_n + d[:, None], mask=(d < SIZE)[:, None], other=0.0)
+                k_t = tl.load(
+                    k_at + key.to(tl.int64)[None, :] * k_n + d[:, None], mask=(d < SIZE)[:, None], other=0.0
+                )
             else:
                 k_t = tl.load(k_at + key.to(tl.int64)[None, :] * k_n + d[:, None],
                               mask=(key < n_keys)[None, :] & (d < SIZE)[:, None], other=0.0)  # fmt: skip
@@ -142,7 +144,9 @@ def row_stats(
     """See `probe.kernels.row_pass.row_stats`."""
     batch, heads, n_queries, size = q.shape
     out = {
-        name: torch.empty(q.shape[:3], dtype=torch.int64 if name == "max_key" else torch.float32, device=q.device)
+        name: torch.empty(
+            q.shape[:3], dtype=torch.int64 if name == "max_key" else torch.float32, device=q.device
+        )
         for name in stats
     }
     described = rules(spec, batch, q)

@@ -77,7 +77,12 @@ def test_decoding_offset(implementation, n_queries, n_keys):
 
     q, k, _ = make("causal", 2, 4, 2, n_keys, 32)
     spec = ScoreSpec(scale=0.2, causal=True, offset=n_keys - n_queries, window=40)
-    assert_statistics(map_statistics(q[:, :, :n_queries], k, spec, MAP_STATISTICS, implementation), q[:, :, :n_queries], k, spec)
+    assert_statistics(
+        map_statistics(q[:, :, :n_queries], k, spec, MAP_STATISTICS, implementation),
+        q[:, :, :n_queries],
+        k,
+        spec,
+    )
 
 
 @pytest.mark.parametrize("implementation", ["reference", INTERPRETER])
@@ -122,7 +127,9 @@ def test_extreme_logits(implementation, size):
     got = row_stats(q, k, spec, ROW_STATISTICS, implementation)
     truth = statistics(q, k, spec)
     assert all(torch.isfinite(got[name]).all() for name in got)
-    assert worst(got["max_prob"], truth["max_prob"]) <= tolerance(statistics(q, k, spec, dtype=torch.float32)["max_prob"], truth["max_prob"])
+    assert worst(got["max_prob"], truth["max_prob"]) <= tolerance(
+        statistics(q, k, spec, dtype=torch.float32)["max_prob"], truth["max_prob"]
+    )
 
 
 @pytest.mark.parametrize("implementation", ["reference", INTERPRETER])
@@ -147,7 +154,10 @@ def test_rows_that_see_nothing(implementation, sink):
     q, k, _ = make("full", 1, 2, 2, 20, 16)
     key_valid = torch.arange(20)[None] >= 6
     spec = ScoreSpec(
-        scale=0.25, causal=True, key_valid=key_valid, sink=None if sink is None else torch.tensor([sink, sink])
+        scale=0.25,
+        causal=True,
+        key_valid=key_valid,
+        sink=None if sink is None else torch.tensor([sink, sink]),
     )
     got = map_statistics(q, k, spec, MAP_STATISTICS, implementation)
     assert torch.equal(got["lse"][:, :, :6], torch.full((1, 2, 6), -float("inf") if sink is None else sink))

@@ -85,7 +85,9 @@ def statistics(q, k, spec, weights=None, dtype=torch.float64):
     for name, values in out.items():
         valid = spec.key_valid if name == "received" else spec.query_valid
         if valid is not None:
-            out[name] = values.masked_fill(~valid.cpu()[:, None, :], math.nan if values.is_floating_point() else -1)
+            out[name] = values.masked_fill(
+                ~valid.cpu()[:, None, :], math.nan if values.is_floating_point() else -1
+            )
     return out
 
 
