@@ -73,12 +73,12 @@ def seconds(run: Callable[[], object], device: str, repeats: int) -> float:
             run()
             end.record()
             torch.cuda.synchronize()
-            times.append(start.elapsed_time(end) / 1e3)
+            times.append(float(start.elapsed_time(end)) / 1e3)
         else:
             begun = time.perf_counter()
             run()
             times.append(time.perf_counter() - begun)
-    return statistics.median(times)
+    return float(statistics.median(times))
 
 
 def kernels(n: int, device: str, repeats: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ The map A is never formed. Shapes: B samples, H query heads, Hkv key heads (H a 
 """
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -79,7 +80,11 @@ class ScoreSpec:
 
     def to(self, device: torch.device | str) -> "ScoreSpec":
         """The same rules with every tensor on `device`."""
-        moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        moved: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                moved[field.name] = value.to(device)
         return replace(self, **moved)
 
 

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
-
 from probe.kernels.score import ScoreSpec
 from probe.kernels.visible import key_span, visible_block
+from torch import Tensor
 
 #: Scores of a chunk (heads of one key head × rows × keys) are held at once: small on a CPU, whose caches they must fit.
 CHUNK_SCORES = {"cpu": 1 << 20, "cuda": 1 << 26}
@@ -68,13 +67,13 @@ def _apply_rules(
 ) -> Float[Tensor, "G rows keys"]:
     if spec.softcap is not None:
         scores = torch.tanh_(scores.div_(spec.softcap)).mul_(spec.softcap)
-    distance = None
-    if spec.slopes is not None or spec.distance_bias is not None:
-        i = torch.arange(rows.start, rows.stop, device=scores.device)[:, None] + spec.offset
-        distance = torch.arange(keys.start, keys.stop, device=scores.device)[None, :] - i
+    if spec.slopes is None and spec.distance_bias is None:
+        return _hide(scores, spec, sample, rows, keys)
+    i = torch.arange(rows.start, rows.stop, device=scores.device)[:, None] + spec.offset
+    distance = torch.arange(keys.start, keys.stop, device=scores.device)[None, :] - i
     if spec.slopes is not None:
         scores += spec.slopes[heads, None, None].to(scores.dtype) * distance
-    if spec.distance_bias is not None and distance is not None:
+    if spec.distance_bias is not None:
         reach = spec.distance_bias.shape[1] // 2
         scores += spec.distance_bias[heads][:, distance.clamp(-reach, reach) + reach].to(scores.dtype)
         scores.clamp_(min=FLOOR)

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from probe.kernels.score import ScoreSpec
+from torch import Tensor
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
@@ -19,7 +18,7 @@ LN2 = tl.constexpr(0.6931471805599453)
 
 @triton.jit
 def tanh(x):
-    """tanh to a few units in the last place: a polynomial near 0, where 1 - exp(-2x) would cancel, else exponentials."""
+    """Tanh to a few units in the last place: a polynomial near 0, where 1 - exp(-2x) would cancel, else exponentials."""
     y = x * x
     series = 1.0 + y * (
         -1.0 / 3 + y * (2.0 / 15 + y * (-17.0 / 315 + y * (62.0 / 2835 + y * (-1382.0 / 155925))))

@@ -6,9 +6,8 @@ which are counted chunk by chunk.
 
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor
-
 from probe.kernels.score import ScoreSpec
+from torch import Tensor
 
 _CHUNK_ROWS = 256
 

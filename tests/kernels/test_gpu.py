@@ -3,9 +3,8 @@
 import pytest
 import torch
 from attention_oracle import statistics, tolerance, worst
-from score_cases import RULES, make
-
 from probe.kernels.statistics import MAP_STATISTICS, map_statistics
+from score_cases import RULES, make
 
 pytestmark = pytest.mark.gpu
 FLOATS = [name for name in MAP_STATISTICS if name != "max_key"]
@@ -41,10 +40,8 @@ def assert_exact(q, k, spec):
 @pytest.mark.parametrize("n", [1, 63, 100, 1000])
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule(rule, n, dtype):
-    if n == 1 and rule in ("left-padded", "sink-window-padded", "chunk-left-padded"):
-        batch = 1
-    else:
-        batch = 2
+    left_padded = ("left-padded", "sink-window-padded", "chunk-left-padded")
+    batch = 1 if n == 1 and rule in left_padded else 2
     q, k, spec = make(rule, batch, 4, 2, n, 64, dtype, "cuda")
     assert_exact(q, k, spec)
 

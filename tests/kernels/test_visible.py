@@ -3,9 +3,8 @@
 import pytest
 import torch
 from attention_oracle import mask
-from score_cases import RULES, make
-
 from probe.kernels.visible import key_span, visible_block, visible_counts
+from score_cases import RULES, make
 
 N = 61
 
