@@ -10,9 +10,12 @@ import numpy as np
 
 NUMBER = r"[+−]?\d+\.\d+"
 SHARE = r"(?:under \d+%|over \d+%|\d+%)"
+PLACES = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth"]
+PLACES += [f"{n}th" for n in range(13, 21)]
 CHANCE = r"(?:under \d\.\d\d|over \d\.\d\d|\d\.\d\d)"
 QUOTE = r"“[^”]*”"
-ITEM = rf"{QUOTE} \({NUMBER}, {SHARE}(?: of the total(?: attribution)?)?\)"
+WHICH = r"(?:the \w+ )?"
+ITEM = rf"{WHICH}{QUOTE} \({NUMBER}, {SHARE}(?: of the total(?: attribution)?)?\)"
 
 
 class Map:
@@ -64,15 +67,23 @@ def close(text, value):
     return abs(number(text) - value) <= 0.5 * 10 ** -len(text.partition(".")[2]) * 1.001
 
 
+def unit(m, which, name):
+    """Index of the unit of this name; which of several must be said, and only then."""
+    places = [i for i, other in enumerate(m.names) if other == name]
+    if not places or (len(places) > 1) != bool(which):
+        raise AssertionError(f"{which}{name!r} stands {len(places)} times in {m.text!r}")
+    return places[PLACES.index(which.split()[1]) if which else 0]
+
+
 def check_items(m, sentence, sign, taken=()):
     """Each “word” (score, share) must be a unit with this score and share; returns the units' indices."""
     found = []
-    for name, score, share in re.findall(rf"“([^”]*)” \(({NUMBER}), ({SHARE})", sentence):
-        free = [i for i in by_strength(m, sign) if i not in found and i not in taken and m.names[i] == name]
-        fits = [i for i in free if close(score, m.scores[i]) and share == shown(m.share([i]))]
-        if not fits:
-            raise AssertionError(f"{name!r} with {score} and {share} is not in the map: {sentence}")
-        found.append(fits[0])
+    for which, name, score, share in re.findall(rf"({WHICH})“([^”]*)” \(({NUMBER}), ({SHARE})", sentence):
+        i = unit(m, which, name)
+        fits = close(score, m.scores[i]) and share == shown(m.share([i])) and m.scores[i] * sign > 0
+        if not fits or i in found or i in taken:
+            raise AssertionError(f"{which}{name!r} with {score} and {share} is not in the map: {sentence}")
+        found.append(i)
     return found
 
 
@@ -92,9 +103,9 @@ def target(m, g):
 def flat(m, g):
     top = int(np.argmax(np.abs(m.scores)))
     return (
-        m.names[top] == g[0].strip("“”")
-        and g[1] == shown(m.share([top]))
-        and g[2] == shown(1 / len(m.scores))
+        unit(m, g[0] or "", g[1].strip("“”")) == top
+        and g[2] == shown(m.share([top]))
+        and g[3] == shown(1 / len(m.scores))
     )
 
 
@@ -175,7 +186,7 @@ FORMS = [
     ),
     (rf"Explained is another (?:label|next token), ({QUOTE}) \(probability ({CHANCE})\)\.", target),
     (
-        rf"The map does not single out any word: the strongest, ({QUOTE}), holds ({SHARE}) of the total, "
+        rf"The map does not single out any word: the strongest, ({WHICH})({QUOTE}), holds ({SHARE}) of the total, "
         rf"where an even share is ({SHARE})\.",
         flat,
     ),
