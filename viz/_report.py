@@ -58,8 +58,10 @@ def report(
 
     given = [results] if isinstance(results, xr.Dataset) else list(results)
     drawn = [result for result in given if result.attrs.get("kind") != "text"]
-    words = [said for result in given if result.attrs.get("kind") == "text" for said in sentences(result)]
-    words = sentences(texts) + words
+    words = sentences(texts)
+    for result in given:
+        if result.attrs.get("kind") == "text":
+            words += sentences(result)
     if not drawn and not words:
         raise InputError("a report needs at least one result")
     for result in drawn:
@@ -85,11 +87,17 @@ def report(
     return _write(Path(path), page(title, "\n".join(body), library=library, generator=_generator()))
 
 
-def _split(words: list[str], drawn: list[xr.Dataset]) -> tuple[list[str], list[str]]:
-    """The first sentences, which stand on top, and the others; the faithfulness verdict has its own place."""
+def _split(words: list[tuple[str, str]], drawn: list[xr.Dataset]) -> tuple[list[str], list[str]]:
+    """The sentences for the top of the page, and the others.
+
+    The prediction is the page's headline already, so that it does not take a place on top; the faithfulness verdict
+    stands beside its figure.
+    """
     verdicts = {str(result.attrs.get("faithfulness_verdict")) for result in drawn if has_faithfulness(result)}
-    own = [sentence for sentence in words if sentence not in verdicts]
-    return own[:LEAD], own[LEAD:]
+    told = {"prediction", "target"} if any(r.attrs.get("kind") == "token_strip" for r in drawn) else set()
+    own = [(claim, sentence) for claim, sentence in words if sentence not in verdicts]
+    lead = [sentence for claim, sentence in own if claim not in told][:LEAD]
+    return lead, [sentence for _, sentence in own if sentence not in lead]
 
 
 def _listed(words: list[str]) -> str:
@@ -97,20 +105,20 @@ def _listed(words: list[str]) -> str:
     return f'<ul class="words">{items}</ul>'
 
 
-def sentences(texts: xr.Dataset | str | Iterable[str]) -> list[str]:
+def sentences(texts: xr.Dataset | str | Iterable[str]) -> list[tuple[str, str]]:
     """The sentences of a `text` result, of one string or of several strings.
 
     Args:
         texts: A Dataset of kind `text`, a string, or strings.
 
     Returns:
-        Plain strings; empty ones are left out.
+        Pairs of claim and sentence; the claim of a plain string is empty, empty strings are left out.
     """
-    if isinstance(texts, str):
-        return [texts] if texts.strip() else []
     if isinstance(texts, xr.Dataset):
-        return [str(text) for text in texts["text"].values]
-    return [str(text) for text in texts if str(text).strip()]
+        claims = texts["claim"].values if "claim" in texts.variables else [""] * texts.sizes["statement"]
+        return [(str(claim), str(text)) for claim, text in zip(claims, texts["text"].values, strict=True)]
+    given = [texts] if isinstance(texts, str) else texts
+    return [("", str(text)) for text in given if str(text).strip()]
 
 
 def _headline(drawn: list[xr.Dataset], title: str) -> str:

@@ -77,6 +77,27 @@ def test_words_come_before_the_coloured_text(written):
     )
 
 
+def test_what_speaks_for_and_against_leads_and_the_rest_follows(strip_with_curves, words, tmp_path):
+    verdict = strip_with_curves.attrs["faithfulness_verdict"]
+    said = [
+        "It says so.",
+        "This speaks for it.",
+        "That speaks against.",
+        "More.",
+        "Still more.",
+        "Last.",
+        verdict,
+    ]
+    claims = ["prediction", "top_word", "against", "position", "concentration", "special", "faithfulness"]
+    columns = {"text": said, "claim": claims, "value": [0.0] * 7, "tokens": [""] * 7}
+    texts = xr.Dataset({name: ("statement", values) for name, values in columns.items()})
+    _, text = read(viz.report(strip_with_curves, tmp_path / "r.html", texts=texts))
+    lead, coloured = text.index("This speaks for it."), text.index("[CLS]")
+    assert lead < text.index("That speaks against.") < coloured < text.index("It says so.")
+    assert coloured < text.index("Last.")
+    assert [text.count(sentence) for sentence in said] == [1] * 7
+
+
 def test_the_text_is_real_text_with_its_own_spacing(written):
     _, text = read(written)
     assert "The plot is thin, but the acting is a delight." in text
