@@ -18,6 +18,11 @@ _SMALL = (
     "twelve",
 )
 
+_ORDINALS = (
+    *("", "first", "second", "third", "fourth", "fifth", "sixth"),
+    *("seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth"),
+)
+
 
 def probability(value: float) -> str:
     """Two decimals; never "0.00" or "1.00" for what is neither."""
@@ -47,6 +52,14 @@ def signed(value: float) -> str:
 def plural(count: int, noun: str, many: str = "") -> str:
     """The noun with its number: "1 token", "2 tokens"."""
     return f"{count:,} {noun if count == 1 else many or noun + 's'}"
+
+
+def ordinal(number: int) -> str:
+    """A place in a sequence: "first", …, "twelfth", then "13th"."""
+    if 1 <= number < len(_ORDINALS):
+        return _ORDINALS[number]
+    teens = number % 100 in (11, 12, 13)
+    return f"{number}{'th' if teens else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
 
 
 def in_words(count: int) -> str:

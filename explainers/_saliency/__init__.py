@@ -30,13 +30,13 @@ def saliency(
     method: Annotated[
         str,
         Choice(
+            "occlusion",
             "integrated_gradients",
             "gradient_x_input",
-            "occlusion",
             "attention_received",
             help="how tokens are scored; attention_received has no sign",
         ),
-    ] = "integrated_gradients",
+    ] = "occlusion",
     target: Annotated[
         str | None, Text("label, or next token, to explain; left open: the model's own prediction")
     ] = None,

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from probe.explainers._verbalize.statement import Statement
 from probe.explainers._verbalize.words import Run, Words, effective_number, standing_runs, words_of
-from probe.explainers.wording import in_words, listing, percent, plural, probability, quoted, signed
+from probe.explainers.wording import in_words, listing, ordinal, percent, plural, probability, quoted, signed
 
 NAMED = 3  # words named after the first one
 SMALLEST_SHARE = 0.05  # of a word worth naming beside the first
-EVEN = 0.9  # effective number of words over their number, from which on a map counts as even
+EVEN = 0.9  # effective number of words over their number, from which on a map counts as even …
+NOT_EVEN = 1.5  # … unless the strongest word holds this many times an even share
 PHRASE = 0.25  # least coverage of a run worth naming as a phrase
 EXCESS = 0.2  # attribution share beyond the share of words, from which on a part of the text is named
 CONVERGENCE = 0.05
@@ -39,7 +40,15 @@ class _Strip:
         """The word with its score and its share of the total."""
         score = self.words.scores[word]
         figure = signed(score) if self.signed else f"{score:.2f}"
-        return f"{quoted(self.words.names[word])} ({figure}, {percent(self.words.shares[word])})"
+        return f"{self.called(word)} ({figure}, {percent(self.words.shares[word])})"
+
+    def called(self, word: int) -> str:
+        """The word between quotation marks, and which of several it is if it stands there more than once."""
+        name = self.words.names[word]
+        shown = [quoted(other) for other in self.words.names]
+        if shown.count(quoted(name)) == 1:
+            return quoted(name)
+        return f"the {ordinal(shown[: word + 1].count(quoted(name)))} {quoted(name)}"
 
     def strongest(self, sign: int) -> list[int]:
         """Words of one sign, strongest first."""
@@ -93,10 +102,10 @@ def _even(strip: _Strip) -> Statement | None:
         )
     top = int(np.argmax(words.shares))
     share = float(words.shares[top])
-    if effective_number(words.scores) < EVEN * count or share >= 2 / count:
+    if effective_number(words.scores) < EVEN * count or share >= NOT_EVEN / count:
         return None
     text = (
-        f"The map does not single out any word: the strongest, {quoted(words.names[top])}, holds "
+        f"The map does not single out any word: the strongest, {strip.called(top)}, holds "
         f"{percent(share)} of the total, where an even share is {percent(1 / count)}."
     )
     return Statement("flat", text, share, words.tokens[top])

@@ -45,7 +45,7 @@ REFUSED = [
     (["the", "film"], {}, r"expected one text \(str\), got list"),
     ("qqq zzz", {}, "every token of 'qqq zzz' is unknown"),
     ("the film", {"target": "happy"}, "no label of this model; expected one of negative, positive"),
-    ("the film", {"method": "magic"}, "one of integrated_gradients, gradient_x_input"),
+    ("the film", {"method": "magic"}, "one of occlusion, integrated_gradients"),
     ("the film", {"n_random": 3}, "n_random = 3, expected 20 to 1000"),
     ("the film " * 3, {"max_tokens": 7}, r"the text has 8 tokens \(27 characters\), at most 7 are explained"),
     ("the film " * 40, {}, r"the text has 82 tokens \(360 characters\), the model takes at most 64"),

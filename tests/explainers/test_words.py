@@ -251,3 +251,9 @@ def test_words_of_words_are_the_same():
     assert ex.verbalize(found) == "\n".join(found["text"].values)
     assert found.attrs["kind"] == "text"
     assert found.attrs["of"] == "saliency"
+
+
+def test_which_of_several_equal_words_is_said():
+    result = strip(["to", " be", " or", " not", " to", " be"], [0.1, 0.1, 0.1, 0.1, 3.0, 0.1])
+    assert "for “positive” is the second “to” (+3.00" in ex.verbalize(result)
+    check(result, ex.verbalize(result))
