@@ -1,19 +1,25 @@
 """Settings of the whole suite: no network, Triton interpreted where there is no GPU, array shapes checked."""
 
+import importlib.util
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")
 
+import pytest
 import torch
+from jaxtyping import install_import_hook
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# Annotated shapes become checks inside the kernels; the border has its own, and Triton compiles its files from source.
+if importlib.util.find_spec("beartype") is not None:
+    CHECKED = ("visible", "score_block", "sweep", "row_pass.reference", "column_pass.reference")
+    install_import_hook([f"probe.kernels.{name}" for name in CHECKED], "beartype.beartype")
+
 
 def pytest_collection_modifyitems(items):
-    import pytest
-
     if not torch.cuda.is_available():
         skip = pytest.mark.skip(reason="needs a CUDA device: run `make test-gpu` where there is one")
         for item in items:
