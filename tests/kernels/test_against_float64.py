@@ -1,5 +1,7 @@
 """Every rule × every awkward shape × every implementation that runs here, against the map in float64."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from attention_oracle import statistics, tolerance, worst
@@ -71,17 +73,14 @@ def test_one_token(implementation):
 
 @pytest.mark.parametrize("implementation", ["reference", INTERPRETER])
 @pytest.mark.parametrize(("n_queries", "n_keys"), [(1, 70), (5, 70), (33, 97)])
-def test_decoding_offset(implementation, n_queries, n_keys):
-    from probe.kernels.score import ScoreSpec
-
-    q, k, _ = make("causal", 2, 4, 2, n_keys, 32)
-    spec = ScoreSpec(scale=0.2, causal=True, offset=n_keys - n_queries, window=40)
-    assert_statistics(
-        map_statistics(q[:, :, :n_queries], k, spec, MAP_STATISTICS, implementation),
-        q[:, :, :n_queries],
-        k,
-        spec,
-    )
+@pytest.mark.parametrize("rule", ["window", "alibi", "distance-bias", "prefix", "chunk", "sink"])
+def test_decoding_offset(implementation, rule, n_queries, n_keys):
+    """The last queries of a text, with all its keys: every rule counts from the place of the query among the keys."""
+    q, k, spec = make(rule, 2, 4, 2, n_keys, 32)
+    spec = replace(spec, offset=n_keys - n_queries)
+    q = q[:, :, -n_queries:]
+    got = map_statistics(q, k, spec, MAP_STATISTICS, implementation)
+    assert_statistics(got, q, k, spec)
 
 
 @pytest.mark.parametrize("implementation", ["reference", INTERPRETER])
