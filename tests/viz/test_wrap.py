@@ -75,3 +75,19 @@ def test_passages_fit_the_budget_and_hold_the_strongest(scores, budget):
 def test_a_text_that_fits_is_shown_whole():
     assert choose([1.0, 2.0, 3.0], 3) == [(0, 3)]
     assert choose([], 3) == []
+
+
+def test_a_word_of_several_tokens_is_not_torn_at_the_edge():
+    boxes = lay_out(["The", " act", "ing"], 9)
+    assert [(b.text, b.line) for b in boxes] == [("The", 0), ("act", 1), ("ing", 1)]
+
+
+@pytest.mark.parametrize("budget", [1, 2, 8, 9, 10, 20, 27, 99])
+def test_passages_use_the_budget_and_never_more(budget):
+    scores = [0.0] * 100
+    for place in (10, 50, 90):
+        scores[place] = 1.0 + place
+    spans = choose(scores, budget, context=4)
+    shown = sum(b - a for a, b in spans)
+    assert budget - 1 <= shown <= budget
+    assert any(a <= 90 < b for a, b in spans)
