@@ -191,3 +191,14 @@ def test_a_captured_record_gives_what_its_eager_maps_give():
         np.testing.assert_allclose(
             found[name], np.mean([e[name] for e in expected], axis=0), rtol=1e-4, err_msg=name
         )
+
+
+def test_a_result_names_the_record_that_it_was_read_from(tmp_path):
+    import probe
+
+    path = tmp_path / "r.zarr"
+    kept = probe.capture(language_model(), "the capital of france is", stats=("received",), store=path)
+    for trace in (kept, probe.open_record(path)):
+        assert ex.sinks(trace).attrs["trace"] == str(path)
+        assert ex.sinks(trace).attrs["model"] == "tiny"
+    assert ex.sinks(uniform_record(4)).attrs["trace"] == "in memory"
