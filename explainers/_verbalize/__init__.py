@@ -7,7 +7,6 @@ from probe.errors import InputError
 
 if TYPE_CHECKING:
     import xarray as xr
-
     from probe.explainers._verbalize.statement import Statement
 
 __all__ = ["verbalization", "verbalize"]
@@ -66,7 +65,6 @@ def verbalize(result: "xr.Dataset") -> str:
 
 def _statements(result: "xr.Dataset") -> "list[Statement]":
     import xarray as xr
-
     from probe.explainers._verbalize.strip import strip_statements
     from probe.explainers._verbalize.table import table_statements
     from probe.explainers.spec import DeclarationError, check_result

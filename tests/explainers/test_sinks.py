@@ -85,15 +85,18 @@ def test_equals_a_count_over_whole_maps(kind, corrected):
     assert found["later_sinks"].max() > 0
 
 
+@pytest.mark.parametrize("rule", ["corrected", "literal"])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_a_padded_sample_counts_as_it_does_alone(side):
+def test_a_padded_sample_counts_as_it_does_alone(side, rule):
     rng = np.random.default_rng(1)
     short = np.broadcast_to(causal(24), (1, 2, 24, 24))
     maps = random_maps(rng, 1, 2, 3, short)
     inside = slice(6, 30) if side == "left" else slice(0, 24)
     visible, padded = np.zeros((1, 2, 30, 30), bool), np.zeros((1, 2, 3, 30, 30))
     visible[..., inside, inside], padded[..., inside, inside] = short, maps
-    alone, found = ex.sinks(record(maps, short), factor=1.5), ex.sinks(record(padded, visible), factor=1.5)
+    alone, found = (
+        ex.sinks(record(m, v), factor=1.5, rule=rule) for m, v in ((maps, short), (padded, visible))
+    )
     assert alone["later_sinks"].max() > 0
     for name in alone.data_vars:
         np.testing.assert_array_equal(alone[name], found[name], err_msg=name)

@@ -10,7 +10,20 @@ import numpy as np
 
 NUMBER = r"[+−]?\d+\.\d+"
 SHARE = r"(?:under \d+%|over \d+%|\d+%)"
-PLACES = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth"]
+PLACES = [
+    "first",
+    "second",
+    "third",
+    "fourth",
+    "fifth",
+    "sixth",
+    "seventh",
+    "eighth",
+    "ninth",
+    "tenth",
+    "eleventh",
+    "twelfth",
+]
 PLACES += [f"{n}th" for n in range(13, 21)]
 CHANCE = r"(?:under \d\.\d\d|over \d\.\d\d|\d\.\d\d)"
 QUOTE = r"“[^”]*”"
