@@ -32,6 +32,7 @@ RULES = {
     "window-both-ways": lambda b, h, n, d: {"window": 5},
     "window-longer-than-text": lambda b, h, n, d: {"causal": True, "window": 10 * n},
     "chunk": lambda b, h, n, d: {"causal": True, "chunk": 9},
+    "chunk-from-an-origin": lambda b, h, n, d: {"causal": True, "chunk": 9, "origin": torch.arange(b) + 13},
     "chunk-left-padded": lambda b, h, n, d: {
         "causal": True,
         "chunk": 9,
