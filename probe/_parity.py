@@ -19,7 +19,7 @@ from probe.taps.masks import reader
 WINDOW = 128
 #: Rows at the end of a sample that are checked over all their keys.
 LAST = 4
-_ENTRIES = 1 << 24
+_ENTRIES = 1 << 22
 _HIDDEN = -1e30
 
 

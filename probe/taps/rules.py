@@ -9,6 +9,7 @@ import weakref
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from probe.errors import ModelError
@@ -261,7 +262,7 @@ def refuse(seen: Observed, name: str) -> None:
 
 
 def _refuse_not_finite(x: Tensor, valid: Tensor | None, name: str, what: str) -> None:
-    finite = x.isfinite().all(dim=3).all(dim=1)
+    finite = torch.linalg.vector_norm(x, ord=torch.inf, dim=(1, 3)).isfinite()  # no copy of x is made
     bad = ~finite if valid is None else ~finite & valid
     if bad.any():
         sample, position = (int(i) for i in bad.nonzero()[0])

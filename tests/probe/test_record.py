@@ -79,10 +79,12 @@ def test_dimensions_coordinates_and_units(store):
 
 
 def test_a_record_opens_lazily_and_quickly(store):
-    probe.open_record(store)
-    begin = time.perf_counter()
-    tree = probe.open_record(store)
-    assert time.perf_counter() - begin < 1
+    took = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        tree = probe.open_record(store)
+        took.append(time.perf_counter() - begin)
+    assert min(took) < 1
     assert not tree["text/entropy"].variable._in_memory
 
 
@@ -300,12 +302,14 @@ def test_a_killed_capture_never_reads_as_whole(model, inputs, tmp_path):
     support = str(os.path.dirname(sys.modules["tiny_models"].__file__))
     code = KILLED.format(support=support, store=str(store))
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "layer 1\n"
-    with pytest.raises(InputError, match=rf"process {process.pid} is writing this record"):
-        probe.capture(model, inputs, store=store)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    try:
+        assert process.stdout.readline() == "layer 1\n"
+        with pytest.raises(InputError, match=rf"process {process.pid} is writing this record"):
+            probe.capture(model, inputs, store=store)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
     assert leftovers(tmp_path) == ["run.zarr.partial"]
     with pytest.raises(RecordError, match="no such record"):
         probe.open_record(store)
