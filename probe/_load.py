@@ -219,12 +219,15 @@ def _tokenizer(name: str, folder: Path, task: str) -> Any:
 
 
 def _check_finite(name: str, model: torch.nn.Module) -> None:
-    for key, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+    for key, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if not tensor.is_floating_point() or tensor.numel() == 0:
+            continue
+        low, high = tensor.detach().aminmax()  # both are NaN if one value is; one sweep without a copy
+        if not (low.isfinite() and high.isfinite()):
             count = int((~tensor.isfinite()).sum())
             raise ModelError(
-                f"{name}: {count} of {tensor.numel()} values of {key} are NaN or infinite; the weights are damaged or overflow "
-                f"{str(tensor.dtype).removeprefix('torch.')}"
+                f"{name}: {count} of {tensor.numel()} values of {key} are NaN or infinite; the weights are "
+                f"damaged or overflow {str(tensor.dtype).removeprefix('torch.')}"
             )
 
 

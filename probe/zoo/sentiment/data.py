@@ -1,7 +1,8 @@
 """The 20-rater sentences: reading, and a split that keeps documents and near duplicates on one side.
 
-Source: Hutto & Gilbert, *VADER*, ICWSM 2014 (MIT). The four files are in the PyPI source archive `vaderSentiment==0.5`:
-`pip download --no-deps --no-binary :all: vaderSentiment==0.5`, then `additional_resources/hutto_ICWSM_2014.tar.gz`.
+Source: Hutto & Gilbert, *VADER*, ICWSM 2014 (MIT), in the PyPI source archive of vaderSentiment 0.5:
+`pip download --no-deps --no-binary :all: vaderSentiment==0.5`; the four files are in
+`additional_resources/hutto_ICWSM_2014.tar.gz` inside it.
 """
 
 import hashlib
@@ -59,13 +60,17 @@ def read(folder: Path) -> list[Sentence]:
     for domain, name in FILES.items():
         path = folder / name
         if not path.is_file():
-            raise InputError(f"{path} is missing; expected the four files of vaderSentiment 0.5 (see {__name__})")
+            raise InputError(
+                f"{path} is missing; expected the four files of vaderSentiment 0.5 (see {__name__})"
+            )
         for line in path.read_text("utf-8", errors="replace").split("\n"):
             if not line.strip():
                 continue
             fields = line.split("\t", 2)
             if len(fields) != 3:
-                raise InputError(f"{path}: expected number, rating and text separated by tabs, got {line[:60]!r}")
+                raise InputError(
+                    f"{path}: expected number, rating and text separated by tabs, got {line[:60]!r}"
+                )
             number, rating, text = fields
             document = number.split("_")[0] if domain in BY_DOCUMENT else number
             text = " ".join(html.unescape(text).replace("''", '"').split())
@@ -85,7 +90,7 @@ def _shingles(text: str, size: int = 4) -> frozenset[tuple[str, ...]]:
 
 
 def clusters(sentences: list[Sentence], alike: float = 0.4) -> list[str]:
-    """Name the cluster of each sentence: same document, or Jaccard similarity of 4-word runs of at least `alike`."""
+    """Name each sentence's cluster: same document, or Jaccard similarity of 4-word runs of at least `alike`."""
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -106,10 +111,10 @@ def clusters(sentences: list[Sentence], alike: float = 0.4) -> list[str]:
 
 
 def split(sentences: list[Sentence], seed: int = 0) -> dict[str, list[Sentence]]:
-    """Split by cluster into train, dev and test; the share of each is drawn by a hash of seed and cluster name.
+    """Split by cluster into train, dev and test; each cluster is drawn by a hash of the seed and its name.
 
-    Very short sentences ("Great value.") can stand in many documents: those of dev and test whose words also stand in
-    train are left out, and so are those of dev that stand in test.
+    Very short sentences ("Great value.") can stand in many documents: those of dev and test whose words also stand
+    in train are left out, and so are those of dev that stand in test.
     """
     parts: dict[str, list[Sentence]] = {"test": [], "dev": [], "train": []}
     for sentence, cluster in zip(sentences, clusters(sentences), strict=True):

@@ -7,44 +7,49 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss, normalize
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from probe.zoo.sentiment.networks import margin
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Token ids of many texts: ids [N, L] int32 padded with `pad`, lengths [N]."""
+    """Token ids of many texts: ids [N, L] int32 padded with `pad`, on the device; lengths [N], on the CPU."""
 
     ids: Tensor
     lengths: Tensor
     pad: int
     mask_id: int
 
-    def rows(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids and mask of some rows, cut to the longest of them (a multiple of 8)."""
+    def rows(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Ids and mask of some rows, cut to the longest of them (a multiple of 8), and the index on the device."""
         lengths = self.lengths[index]
         longest = min(self.ids.shape[1], -(-int(lengths.max()) // 8) * 8)
-        ids = self.ids[index, :longest].long()
-        return ids, (torch.arange(longest, device=ids.device) < lengths[:, None]).long()
+        there = index.to(self.ids.device, non_blocking=True)
+        mask = torch.arange(longest) < lengths[:, None]
+        return self.ids[there, :longest].long(), mask.to(self.ids.device, non_blocking=True).long(), there
 
 
 def encode(texts: list[str], tokenizer: Any, device: torch.device, longest: int = 192) -> Batch:
     """Encode texts with a `tokenizers.Tokenizer`, cutting at `longest` tokens, special ones kept."""
     tokenizer.no_padding()
     tokenizer.enable_truncation(longest)
-    rows = [e.ids for start in range(0, len(texts), 65536) for e in tokenizer.encode_batch(texts[start : start + 65536])]
+    rows = [
+        e.ids
+        for start in range(0, len(texts), 65536)
+        for e in tokenizer.encode_batch(texts[start : start + 65536])
+    ]
     lengths = torch.tensor([len(r) for r in rows])
     flat = torch.tensor([i for r in rows for i in r], dtype=torch.int32)
     pad = tokenizer.token_to_id("[PAD]")
     ids = torch.full((len(rows), int(lengths.max())), pad, dtype=torch.int32)
     ids[torch.arange(ids.shape[1]) < lengths[:, None]] = flat
-    return Batch(ids.to(device), lengths.to(device), pad, tokenizer.token_to_id("[MASK]"))
+    return Batch(ids.to(device), lengths, pad, tokenizer.token_to_id("[MASK]"))
 
 
 def batches(lengths: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """One epoch of row indices in batches of like length, in random order."""
-    order = torch.randperm(len(lengths), generator=generator).to(lengths.device)
+    order = torch.randperm(len(lengths), generator=generator)
     pieces = []
     for part in order.split(64 * size):
         pieces.extend(part[lengths[part].argsort()].split(size))
@@ -70,6 +75,7 @@ def _decayed(model: nn.Module, decay: float) -> list[dict[str, Any]]:
 
 def train(
     model: nn.Module,
+    source: Tensor,
     texts: Batch,
     loss_of: Callable[[Tensor, Tensor, Tensor], Tensor],
     *,
@@ -78,20 +84,39 @@ def train(
     rate: float,
     seed: int,
     decay: float = 0.01,
+    tell: Callable[[str], None] | None = None,
 ) -> float:
-    """Minimize `loss_of(ids, mask, rows)` with AdamW, bfloat16 autocast on a GPU; returns the last epoch's mean loss."""
+    """Minimize a loss with AdamW, warm-up and a cosine, in bfloat16 on a GPU.
+
+    Args:
+        model: What is trained, on the device of the texts.
+        source: The texts' numbers that make up an epoch (some may stand there more than once), [M].
+        texts: The texts.
+        loss_of: From ids, mask and the texts' numbers of a batch to the loss.
+        epochs: How often to go over `source`.
+        batch: Texts in a step.
+        rate: Highest learning rate.
+        seed: Of the order of texts.
+        decay: Weight decay of matrices.
+        tell: Called with a line every 500 steps.
+
+    Returns:
+        A running mean of the last losses.
+    """
     device = texts.ids.device
     generator = torch.Generator().manual_seed(seed)
-    steps = max(1, int(epochs * math.ceil(len(texts.lengths) / batch)))
-    optimizer = torch.optim.AdamW(_decayed(model, decay), lr=rate, betas=(0.9, 0.98), fused=device.type == "cuda")
+    lengths = texts.lengths[source]
+    steps = max(1, int(epochs * math.ceil(len(lengths) / batch)))
+    optimizer = torch.optim.AdamW(
+        _decayed(model, decay), lr=rate, betas=(0.9, 0.98), fused=device.type == "cuda"
+    )
     schedule = _schedule(optimizer, steps)
     model.train()
     step, recent = 0, torch.zeros((), device=device)
     while step < steps:
-        for rows in batches(texts.lengths, batch, generator):
-            ids, mask = texts.rows(rows)
+        for rows in batches(lengths, batch, generator):
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                loss = loss_of(ids, mask, rows)
+                loss = loss_of(*texts.rows(source[rows]))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -99,6 +124,8 @@ def train(
             schedule.step()
             recent = 0.98 * recent + 0.02 * loss.detach()
             step += 1
+            if tell is not None and step % 500 == 0:
+                tell(f"step {step} of {steps}, loss {float(recent) / (1 - 0.98**step):.4f}")
             if step == steps:
                 break
     model.eval()
@@ -115,52 +142,47 @@ def teacher_loss(model: nn.Module, texts: Batch, targets: Tensor, special: int) 
     """Cross-entropy of the teacher's logit against soft targets [N], some tokens masked."""
 
     def loss(ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
-        logit, _ = model(hide(ids, texts.mask_id, special, 0.2), mask)
+        logit = model(hide(ids, texts.mask_id, special, 0.2), mask)
         return binary_cross_entropy_with_logits(logit, targets[rows])
 
     return loss
 
 
 def student_loss(
-    model: Any, targets: Tensor, features: Tensor | None, projector: nn.Module | None, weight: float, length: int
+    model: Any, targets: Tensor, texts: Batch, hidden: float, length: int
 ) -> Callable[..., Tensor]:
-    """Cross-entropy of the student's log odds against the teachers' probability, plus `weight` × the distance of features.
+    """Cross-entropy of the student's log odds with soft targets.
 
     Positions start at a random offset in a quarter of the batches, so that all `length` of them are trained.
+
+    Args:
+        model: The student.
+        targets: Probability of "positive" of each text, [N].
+        texts: The texts.
+        hidden: Mask a random share of tokens, up to this one.
+        length: Number of positions.
     """
 
     def loss(ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
         room = length - ids.shape[1]
         offset = int(torch.randint(room, ())) if room > 0 and float(torch.rand(())) < 0.25 else 0
         positions = offset + torch.arange(ids.shape[1], device=ids.device)[None]
-        out = model(input_ids=ids, attention_mask=mask, position_ids=positions, output_hidden_states=features is not None)
-        total = binary_cross_entropy_with_logits(margin(out.logits), targets[rows])
-        if features is not None and projector is not None:
-            hidden = out.hidden_states[-1]
-            pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-            near = normalize(projector(pooled).float(), dim=-1)
-            total = total + weight * mse_loss(near, normalize(features[rows].float(), dim=-1)) * near.shape[-1]
-        return total
+        shown = hide(ids, texts.mask_id, texts.mask_id, hidden) if hidden else ids
+        logits = model(input_ids=shown, attention_mask=mask, position_ids=positions).logits
+        return binary_cross_entropy_with_logits(margin(logits), targets[rows])
 
     return loss
 
 
 @torch.no_grad()
-def predict(model: nn.Module, texts: Batch, size: int = 2048) -> tuple[Tensor, Tensor | None]:
-    """Log odds [N] (and a teacher's features [N, 384] in float16) in the order of the texts."""
+def predict(model: nn.Module, texts: Batch, size: int = 2048) -> Tensor:
+    """Log odds [N] of a teacher or student, in the order of the texts."""
     model.eval()
     device = texts.ids.device
     logits = torch.empty(len(texts.lengths), device=device)
-    features: Tensor | None = None
-    for rows in texts.lengths.argsort().split(size):
-        ids, mask = texts.rows(rows)
+    for index in texts.lengths.argsort().split(size):
+        ids, mask, rows = texts.rows(index)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             out = model(ids, mask)
-        if isinstance(out, tuple):
-            logits[rows] = out[0]
-            if features is None:
-                features = torch.empty(len(logits), out[1].shape[1], dtype=torch.float16, device=device)
-            features[rows] = out[1].half()
-        else:
-            logits[rows] = margin(out.logits)
-    return logits, features
+        logits[rows] = out if isinstance(out, Tensor) else margin(out.logits)
+    return logits

@@ -1,4 +1,4 @@
-"""Accuracy and calibration on held-out sentences, and the temperature that makes the stated probability honest."""
+"""Accuracy and calibration on held-out sentences, and the temperature that makes probabilities honest."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from probe.zoo.sentiment.data import FILES, Sentence
 
 
 def calibration_error(logits: Tensor, positive: Tensor, bins: int = 10) -> float:
-    """Expected calibration error of the predicted label, equal-width bins of confidence (Guo et al. 2017, eq. 3).
+    """Expected calibration error of the predicted label (Guo et al. 2017, eq. 3), bins of equal width.
 
     Args:
         logits: Log odds of "positive", [N].
@@ -30,7 +30,7 @@ def calibration_error(logits: Tensor, positive: Tensor, bins: int = 10) -> float
 
 
 def fit_temperature(logits: Tensor, positive: Tensor) -> float:
-    """The T that minimizes the mean negative log likelihood of logits / T, by golden-section search over log T."""
+    """The T that minimizes the negative log likelihood of logits / T, by golden-section search over log T."""
 
     def loss(log_t: float) -> float:
         signed = torch.where(positive, logits, -logits).double() / torch.tensor(log_t).double().exp()
@@ -44,7 +44,7 @@ def fit_temperature(logits: Tensor, positive: Tensor) -> float:
 
 
 def report(sentences: list[Sentence], logits: Tensor) -> dict[str, dict[str, float]]:
-    """Per domain and for all: n, accuracy, ece and nll over clear sentences, and pearson with the ratings over all."""
+    """Per domain and for all: n, accuracy, ece, nll over clear sentences; pearson with the ratings over all."""
     out: dict[str, dict[str, float]] = {}
     ratings = torch.tensor([s.rating for s in sentences], dtype=torch.float64)
     for domain in (*FILES, "all"):
@@ -64,5 +64,7 @@ def report(sentences: list[Sentence], logits: Tensor) -> dict[str, dict[str, flo
 
 def line(title: str, figures: dict[str, dict[str, Any]]) -> str:
     """One row of a plain table: accuracy and calibration error in percent for each domain."""
-    cells = "  ".join(f"{d} {100 * f['accuracy']:5.1f} (ece {100 * f['ece']:4.1f})" for d, f in figures.items())
+    cells = "  ".join(
+        f"{d} {100 * f['accuracy']:5.1f} (ece {100 * f['ece']:4.1f})" for d, f in figures.items()
+    )
     return f"{title:<34} {cells}"

@@ -23,12 +23,13 @@ class Teacher(nn.Module):
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, N] ids and mask -> logit [B] and pooled features [B, 384]."""
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """[B, N] ids and mask -> logit of "positive" [B]."""
         hidden = self.body(input_ids=ids, attention_mask=mask).last_hidden_state
         weight = mask.unsqueeze(-1).to(hidden.dtype)
         pooled = (hidden * weight).sum(1) / weight.sum(1)
-        return self.head(self.drop(pooled)).squeeze(-1).float(), pooled.float()
+        logit: Tensor = self.head(self.drop(pooled))
+        return logit.squeeze(-1).float()
 
 
 @dataclass(frozen=True)

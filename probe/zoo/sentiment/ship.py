@@ -1,4 +1,4 @@
-"""Writing the trained student as an ordinary transformers folder: float16 weights, configuration, compact tokenizer."""
+"""Writing the trained student as an ordinary transformers folder: float16 weights, compact tokenizer."""
 
 import json
 import os
@@ -27,7 +27,9 @@ def save(model: Any, tokenizer: Any, folder: Path) -> int:
     model.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer.json"
-    path.write_text(json.dumps(json.loads(path.read_text("utf-8")), separators=(",", ":"), ensure_ascii=False), "utf-8")
+    path.write_text(
+        json.dumps(json.loads(path.read_text("utf-8")), separators=(",", ":"), ensure_ascii=False), "utf-8"
+    )
     names = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
     for name in names:
         os.chmod(folder / name, 0o644)

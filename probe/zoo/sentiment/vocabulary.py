@@ -1,6 +1,6 @@
-"""The student's word pieces: the part of MiniLM's vocabulary that rated sentences use, and its embeddings, narrowed.
+"""The student's word pieces: the part of MiniLM's vocabulary that rated sentences use, its embeddings narrowed.
 
-Keeping MiniLM's pieces lets the student start from what that model knows of each piece (all-MiniLM-L6-v2, Apache-2.0).
+Keeping MiniLM's pieces lets the student start from what that model (all-MiniLM-L6-v2, Apache-2.0) knows of each.
 """
 
 import string
@@ -36,7 +36,7 @@ def choose_pieces(sentences: Iterable[Sentence], tokenizer: Any, size: int) -> l
 
 
 def build_tokenizer(pieces: list[str], length: int) -> Any:
-    """A fast lower-casing WordPiece tokenizer over these pieces, as transformers wraps it: [CLS] text [SEP]."""
+    """A fast lower-casing WordPiece tokenizer over these pieces, wrapped for transformers: [CLS] text [SEP]."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -59,7 +59,7 @@ def build_tokenizer(pieces: list[str], length: int) -> Any:
 
 
 def narrow(table: torch.Tensor, width: int, std: float = 0.04) -> torch.Tensor:
-    """Principal components of an embedding table, [pieces, wide] -> [pieces, width], scaled to one standard deviation."""
+    """Principal components of a table, [pieces, wide] -> [pieces, width], scaled to a standard deviation."""
     centred = table.double() - table.double().mean(0)
     _, _, directions = torch.linalg.svd(centred, full_matrices=False)
     narrowed = centred @ directions[:width].T
