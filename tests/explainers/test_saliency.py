@@ -106,7 +106,7 @@ def test_integrated_gradients_share_out_the_change_of_the_score(name):
     loaded, text, inputs, embeddings, score = embed_and_score(name, settled(name)[0])
     with torch.no_grad():
         change = (score(embeddings) - score(absent(loaded, inputs, embeddings, name))).item()
-    found = ex.saliency(loaded, text, n_steps=500, faithfulness=False)
+    found = ex.saliency(loaded, text, method="integrated_gradients", n_steps=500, faithfulness=False)
     assert found["score"].sum().item() == pytest.approx(change, abs=0.01 * abs(change) + 1e-3)
     assert found.attrs["score_change"] == pytest.approx(change, abs=1e-4)
     assert found.attrs["convergence_delta"] == pytest.approx(found["score"].sum().item() - change, abs=1e-4)
@@ -215,7 +215,8 @@ def test_baselines_that_the_tokenizer_lacks_are_refused():
 
 
 def test_poor_convergence_is_noted():
-    found = ex.saliency(language_model(), PROMPT, baseline="zero", n_steps=8, faithfulness=False)
+    path = {"method": "integrated_gradients", "baseline": "zero", "n_steps": 8}
+    found = ex.saliency(language_model(), PROMPT, faithfulness=False, **path)
     assert abs(found.attrs["convergence_delta"]) > 0.05 * abs(found.attrs["score_change"])
     assert "raise n_steps" in found.attrs["note"]
     assert "Caution" in ex.verbalize(found)
