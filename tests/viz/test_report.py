@@ -103,6 +103,12 @@ def test_the_text_is_real_text_with_its_own_spacing(written):
     assert "The plot is thin, but the acting is a delight." in text
 
 
+def test_blank_tokens_and_line_breaks_are_kept(make_strip, tmp_path):
+    strip = make_strip(["one", "\n\n", "two", "  ", " three"], [1.0, 0.5, -1.0, 0.2, 0.1])
+    _, text = read(viz.report(strip, tmp_path / "r.html"))
+    assert "one\n\ntwo   three" in text
+
+
 def test_plotly_is_inlined_once_and_the_rest_is_small(written):
     source = written.read_text(encoding="utf-8")
     assert source.count(get_plotlyjs()[:2000]) == 1
