@@ -59,8 +59,9 @@ def test_a_file_is_read_and_a_report_written(probe, tmp_path):
 
 
 def test_an_unusable_place_for_the_report_is_named_before_any_work(fails, tmp_path):
-    assert "is a folder" in fails("explain", SENTENCE, "--html", tmp_path)
-    assert "does not exist" in fails("explain", SENTENCE, "--html", tmp_path / "no" / "r.html")
+    line = ("explain", SENTENCE, "--model", "one that would be refused later", "--html")
+    assert "is a folder" in fails(*line, tmp_path)
+    assert "does not exist" in fails(*line, tmp_path / "no" / "r.html")
 
 
 @pytest.mark.slow
