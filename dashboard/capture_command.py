@@ -48,8 +48,6 @@ def capture(
     samples = [*texts, *(read_file(path) for path in files)]
     if not samples:
         raise InputError("nothing to capture: give --text TEXT or --text-file FILE")
-    if any(not sample.strip() for sample in samples):
-        raise InputError("the text is empty: give at least one word")
     if store.exists() and not overwrite:
         raise InputError(f"{store} exists already: choose another name, or give --overwrite")
     begun = time.perf_counter()
