@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from probe.viz._faithfulness import has_faithfulness
 from probe.viz.strip import read_strip
 

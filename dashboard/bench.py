@@ -13,15 +13,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from probe.kernels.column_pass import column_mass
-from probe.kernels.row_pass import row_stats
-from probe.kernels.score import ScoreSpec
 from rich.console import Console
 from rich.table import Table
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from probe.errors import ModelError, ProbeError
+from probe.kernels.column_pass import column_mass
+from probe.kernels.row_pass import row_stats
+from probe.kernels.score import ScoreSpec
 
 SHAPE = {"heads": 32, "key_heads": 8, "size": 128}
 _GATE = 512

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from probe.dashboard.failure import FAILED, say
 from probe.dashboard.source import read_file
 from probe.dashboard.terminal import out, quiet_stdout, working
-
 from probe.errors import InputError
 
 if TYPE_CHECKING:

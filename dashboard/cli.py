@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from probe.dashboard.failure import guarded, say, show_own_warnings
 
 app = typer.Typer(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from probe.dashboard.failure import say
 from probe.dashboard.source import read_source
 from probe.dashboard.terminal import busy, out, quiet_stdout
-
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -71,10 +70,9 @@ def explain(
 
 
 def _compute(text: str, model: str, device: str, parameters: dict[str, Any]) -> tuple[xr.Dataset, xr.Dataset]:
-    from probe.dashboard.provenance import stamp
-
     import probe
     from probe import explainers as ex
+    from probe.dashboard.provenance import stamp
 
     loaded = probe.load(model, device=device)
     result = ex.saliency(loaded, text, **parameters)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from probe.dashboard.terminal import clean
 from probe.viz import theme
 from probe.viz.passages import choose
@@ -226,9 +227,10 @@ def show_validity(console: Console, record: xr.DataTree) -> bool:
     Returns:
         Whether all checks passed.
     """
-    from probe.viz.checks import read_checks
     from rich.table import Table
     from rich.text import Text
+
+    from probe.viz.checks import read_checks
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
     for title, side in (

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from probe.dashboard.explain_command import check_page
 from probe.dashboard.failure import say
 from probe.dashboard.terminal import out, quiet_stdout
-
 from probe.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import xarray as xr
+
     from probe.explainers.spec import Explainer, Parameter
 
 

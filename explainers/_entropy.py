@@ -4,10 +4,10 @@ from typing import Annotated
 
 import numpy as np
 import xarray as xr
-from probe.explainers.reading import Floats, Ints, origin_of, tower_of
-from probe.explainers.spec import Choice, Text, explainer
 
 from probe.errors import RecordError
+from probe.explainers.reading import Floats, Ints, origin_of, tower_of
+from probe.explainers.spec import Choice, Text, explainer
 
 __all__ = ["entropy"]
 

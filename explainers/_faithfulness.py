@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from probe.explainers.wording import probability as worded
 
 from probe.errors import InputError
+from probe.explainers.wording import probability as worded
 
 __all__ = ["faithfulness_curves"]
 

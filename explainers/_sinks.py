@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from probe.explainers.reading import Floats, Ints, origin_of, received_share, tower_of, uniform_share
-from probe.explainers.spec import Choice, Interval, Text, explainer
 
 from probe.errors import RecordError
+from probe.explainers.reading import Floats, Ints, origin_of, received_share, tower_of, uniform_share
+from probe.explainers.spec import Choice, Interval, Text, explainer
 from probe.record import strings
 
 __all__ = ["sinks"]

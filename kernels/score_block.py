@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
+from torch import Tensor
+
 from probe.kernels.score import ScoreSpec
 from probe.kernels.visible import key_span, visible_block
-from torch import Tensor
 
 #: Scores of a chunk (heads of one key head × rows × keys) are held at once: small on a CPU, whose caches they must fit.
 CHUNK_SCORES = {"cpu": 1 << 20, "cuda": 1 << 26}

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from probe.kernels.score import ScoreSpec
 from torch import Tensor
+
+from probe.kernels.score import ScoreSpec
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)

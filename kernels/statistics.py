@@ -7,12 +7,13 @@ its log-sum-exp.
 from collections.abc import Sequence
 
 from jaxtyping import Float
+from torch import Tensor
+
 from probe.kernels.column_pass import column_mass
 from probe.kernels.launch import choose
 from probe.kernels.row_pass import row_stats
 from probe.kernels.score import ScoreSpec, check
 from probe.kernels.sweep import ROW_STATISTICS, sweep
-from torch import Tensor
 
 MAP_STATISTICS = (*ROW_STATISTICS, "received")
 

@@ -6,9 +6,10 @@ twin of the Triton kernels and the way on a CPU.
 
 import torch
 from jaxtyping import Float
+from torch import Tensor
+
 from probe.kernels.score import ScoreSpec
 from probe.kernels.score_block import FLOOR, Chunk, chunks, compute_dtype
-from torch import Tensor
 
 ROW_STATISTICS = ("lse", "entropy", "max_prob", "max_key", "distance", "second_moment", "key_mass")
 

@@ -6,8 +6,9 @@ which are counted chunk by chunk.
 
 import torch
 from jaxtyping import Bool, Int
-from probe.kernels.score import ScoreSpec
 from torch import Tensor
+
+from probe.kernels.score import ScoreSpec
 
 _CHUNK_ROWS = 256
 

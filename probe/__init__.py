@@ -9,7 +9,9 @@ from pathlib import Path as _Path
 from typing import TYPE_CHECKING
 
 _root = _Path(__file__).resolve().parent.parent
-if (_root / "pyproject.toml").is_file() and (_root / "kernels").is_dir():  # a source checkout: the siblings live beside us
+if (_root / "pyproject.toml").is_file() and (
+    _root / "kernels"
+).is_dir():  # a source checkout: the siblings live beside us
     __path__.append(str(_root))
 
 if TYPE_CHECKING:

@@ -24,13 +24,13 @@ def snapshot(name: str, advice: str) -> Path:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        cached = Path(snapshot_download(name, local_files_only=True))
-        if (cached / "config.json").is_file() and weight_files(cached):
-            return cached
+        cached: Path | None = Path(snapshot_download(name, local_files_only=True))
     except LocalEntryNotFoundError:
-        pass
+        cached = None
     except (HFValidationError, ValueError) as error:
         raise ModelError(f"{name!r} is neither a folder here nor a hub id; {advice}") from error
+    if cached is not None and (cached / "config.json").is_file() and weight_files(cached):
+        return cached
     if is_offline_mode():
         raise ModelError(f"{name} is not in the hub's cache and HF_HUB_OFFLINE forbids the network; {advice}")
     return _fetch(name, advice)

@@ -1,9 +1,9 @@
 """Everything that this package raises on purpose; each message says what came, what was expected and what to do.
 
-    ProbeError
-    ├── InputError      the user's text, file or option
-    ├── ModelError      a model that cannot be found, loaded or treated exactly
-    └── RecordError     a record that is unfinished, damaged or not ours
+- ProbeError
+  - InputError: the user's text, file or option
+  - ModelError: a model that cannot be found, loaded or treated exactly
+  - RecordError: a record that is unfinished, damaged or not ours
 """
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from probe.errors import InputError
 from probe.viz._faithfulness import draw_faithfulness
 from probe.viz._head_table import draw_head_table
 from probe.viz._token_strip import draw_token_strip
-
-from probe.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
-from probe.viz import theme
 
 from probe.errors import InputError
+from probe.viz import theme
 
 if TYPE_CHECKING:
     import xarray as xr

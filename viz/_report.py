@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import xarray as xr
+
+from probe.errors import InputError
 from probe.viz import _report_strip as strips
 from probe.viz import _report_tables as tables
 from probe.viz._draw import DRAWERS, draw, draw_faithfulness
 from probe.viz._faithfulness import has_faithfulness
 from probe.viz._report_page import page
 from probe.viz.strip import read_strip
-
-from probe.errors import InputError
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 
 import numpy as np
+
 from probe.viz import theme
 from probe.viz.passages import choose
 from probe.viz.strip import Strip, Token, figure, percent, shorten, signs, verb, visible, word_around

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from probe.viz.checks import CheckLine, read_checks
 from probe.viz.strip import visible
 

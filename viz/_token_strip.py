@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
+
 from probe.viz import theme
 from probe.viz.passages import choose
 from probe.viz.strip import Strip, Token, figure, headline, percent, read_strip, signs, visible

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
+
+from probe.errors import ModelError
 from probe.explainers._faithfulness import faithfulness_curves
 from probe.explainers._saliency.methods import METHODS, Scores, attention_received, baseline_of
 from probe.explainers._saliency.subject import Subject, open_subject
 from probe.explainers._saliency.target import SCORES
-
-from probe.errors import ModelError
 from probe.record import strings
 
 LIMIT_GRADIENTS, LIMIT_MANY_RUNS = 2048, 512

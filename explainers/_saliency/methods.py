@@ -7,11 +7,11 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
-from probe.explainers._saliency.subject import Subject, embedding_layer
-from probe.explainers.reading import received_share, tower_of, uniform_share
 from torch import Tensor
 
 from probe.errors import InputError, ModelError
+from probe.explainers._saliency.subject import Subject, embedding_layer
+from probe.explainers.reading import received_share, tower_of, uniform_share
 
 Scores = NDArray[np.float64]
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from probe.explainers._saliency.target import Target, resolve_target
-from probe.explainers._saliency.tokens import Tokens, tokenize
 from torch import Tensor, nn
 
 from probe.errors import InputError, ModelError
+from probe.explainers._saliency.target import Target, resolve_target
+from probe.explainers._saliency.tokens import Tokens, tokenize
 
 TASKS = ("text-classification", "text-generation")
 

@@ -7,6 +7,7 @@ from probe.errors import InputError
 
 if TYPE_CHECKING:
     import xarray as xr
+
     from probe.explainers._verbalize.statement import Statement
 
 __all__ = ["verbalization", "verbalize"]
@@ -65,6 +66,7 @@ def verbalize(result: "xr.Dataset") -> str:
 
 def _statements(result: "xr.Dataset") -> "list[Statement]":
     import xarray as xr
+
     from probe.explainers._verbalize.strip import strip_statements
     from probe.explainers._verbalize.table import table_statements
     from probe.explainers.spec import DeclarationError, check_result

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+
 from probe.explainers._verbalize.statement import Statement
 from probe.explainers._verbalize.words import Run, Words, effective_number, standing_runs, words_of
 from probe.explainers.wording import in_words, listing, ordinal, percent, plural, probability, quoted, signed

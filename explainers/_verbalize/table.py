@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import numpy as np
 import xarray as xr
-from probe.explainers._verbalize.statement import Statement
-from probe.explainers.wording import listing, percent, plural, quoted
 
 from probe.errors import InputError
+from probe.explainers._verbalize.statement import Statement
+from probe.explainers.wording import listing, percent, plural, quoted
 
 
 def table_statements(data: xr.Dataset) -> list[Statement]:

@@ -1,9 +1,10 @@
 """The border of the column pass: checks the call and chooses the implementation."""
 
 from jaxtyping import Float
+from torch import Tensor
+
 from probe.kernels.launch import choose
 from probe.kernels.score import ScoreSpec, check
-from torch import Tensor
 
 
 def column_mass(

@@ -2,10 +2,11 @@
 
 import torch
 from jaxtyping import Float
+from torch import Tensor
+
 from probe.kernels.score import ScoreSpec
 from probe.kernels.score_block import chunks, compute_dtype
 from probe.kernels.sweep import absent
-from torch import Tensor
 
 
 def column_mass(

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 from jaxtyping import Float
+from torch import Tensor
+
 from probe.kernels.launch import choose
 from probe.kernels.score import ScoreSpec, check
 from probe.kernels.sweep import ROW_STATISTICS
-from torch import Tensor
 
 
 def row_stats(

@@ -1,9 +1,10 @@
 """Row statistics in plain torch, chunk by chunk."""
 
 from jaxtyping import Float
+from torch import Tensor
+
 from probe.kernels.score import ScoreSpec
 from probe.kernels.sweep import sweep
-from torch import Tensor
 
 
 def row_stats(

@@ -4,11 +4,12 @@ import torch
 import triton
 import triton.language as tl
 from jaxtyping import Float
+from torch import Tensor
+
 from probe.kernels.launch import blocks, strides
 from probe.kernels.score import ScoreSpec
 from probe.kernels.score_tile import LN2, LOG2E, interpreted, key_span, rules, score_tile
 from probe.kernels.sweep import absent
-from torch import Tensor
 
 
 @triton.jit

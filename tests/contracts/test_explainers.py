@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 from explainer_cases import causal, classifier, language_model, record, same_state, snapshot, uniform
-from probe.explainers.spec import KINDS, SHAPES, Choice, Flag, Interval, Text, check_result
 
 from probe import explainers as ex
 from probe.errors import InputError, ProbeError
+from probe.explainers.spec import KINDS, SHAPES, Choice, Flag, Interval, Text, check_result
 
 REGISTRY = ex.registry()
 RUNS = [name for name, entry in REGISTRY.items() if entry.shape == "runs"]

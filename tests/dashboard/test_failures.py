@@ -8,9 +8,9 @@ import subprocess
 import time
 
 import pytest
-from probe.dashboard.failure import guarded
 
 from probe import open_record
+from probe.dashboard.failure import guarded
 from probe.errors import InputError, RecordError
 
 SENTENCE = "The plot is thin, but the acting is a delight."

@@ -6,6 +6,8 @@ import re
 import numpy as np
 import pytest
 import xarray as xr
+from rich.console import Console
+
 from probe.dashboard.render import (
     coloured,
     faithfulness_line,
@@ -16,7 +18,6 @@ from probe.dashboard.render import (
 from probe.dashboard.terminal import clean
 from probe.viz import theme
 from probe.viz.strip import read_strip
-from rich.console import Console
 
 
 def strip(pieces, scores, roles=None, **attrs):

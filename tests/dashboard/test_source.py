@@ -4,9 +4,9 @@ import io
 import sys
 
 import pytest
-from probe.dashboard.source import read_source
 
 from probe import InputError
+from probe.dashboard.source import read_source
 
 
 def given(monkeypatch, data):

@@ -8,6 +8,9 @@ from typing import Annotated
 
 import pytest
 import xarray as xr
+
+from probe import explainers as ex
+from probe.errors import InputError
 from probe.explainers.discovery import collect, module_stems, with_entry_points
 from probe.explainers.spec import (
     Choice,
@@ -19,9 +22,6 @@ from probe.explainers.spec import (
     check_result,
     explainer,
 )
-
-from probe import explainers as ex
-from probe.errors import InputError
 
 DECLARED = {"title": "Sums", "shape": "reads", "kind": "head_table", "references": ("by hand",)}
 

@@ -5,10 +5,10 @@ import pytest
 from explainer_cases import classifier, planted_classifier
 from hypothesis import given
 from hypothesis import strategies as st
-from probe.explainers._faithfulness import faithfulness_curves, step_counts
 
 from probe import explainers as ex
 from probe.errors import InputError
+from probe.explainers._faithfulness import faithfulness_curves, step_counts
 
 
 def additive(weights, offset=0.0):

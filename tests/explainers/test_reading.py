@@ -5,9 +5,9 @@ import pytest
 from explainer_cases import causal, uniform
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from probe.explainers.reading import received_share, tower_of, uniform_share
 
 from probe.errors import InputError, RecordError
+from probe.explainers.reading import received_share, tower_of, uniform_share
 
 
 def from_matrix(visible):

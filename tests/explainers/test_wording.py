@@ -1,6 +1,7 @@
 """Numbers and names in plain English."""
 
 import pytest
+
 from probe.explainers.wording import in_words, listing, ordinal, percent, plural, probability, quoted, signed
 
 

@@ -8,14 +8,17 @@ from house import ROOT
 
 
 def test_the_printed_explainer_runs_and_keeps_the_contract():
-    code = re.search(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.S).group(1)
+    code = re.search(
+        r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.S
+    ).group(1)
     space = {"__name__": "explainer_of_the_guide"}
     exec(compile(code, "CONTRIBUTING.md", "exec"), space)
     from probe.explainers.spec import check_result
 
     values = np.arange(24.0).reshape(1, 2, 3, 4)
     text = xr.Dataset(
-        {"distance": (("sample", "layer", "head", "query"), values)}, coords={"layer": [0, 1], "head": [0, 1, 2]}
+        {"distance": (("sample", "layer", "head", "query"), values)},
+        coords={"layer": [0, 1], "head": [0, 1, 2]},
     )
     trace = xr.DataTree.from_dict({"/": xr.Dataset(attrs={"model": "tiny"}), "/text": text})
     result = space["distance"](trace)

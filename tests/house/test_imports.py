@@ -103,5 +103,5 @@ print(json.dumps([n for p in (probe, explainers, viz) for n in p.__all__ if geta
 def test_an_unknown_name_says_what_there_is():
     import probe
 
-    with pytest.raises(AttributeError, match="has no attribute 'captur'; public names: .*capture"):
+    with pytest.raises(AttributeError, match=r"has no attribute 'captur'; public names: .*capture"):
         probe.captur  # noqa: B018

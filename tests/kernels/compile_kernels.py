@@ -8,17 +8,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
 from probe.kernels.column_pass.triton import _column_kernel
 from probe.kernels.launch import blocks
 from probe.kernels.row_pass.triton import _row_kernel
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 POINTERS = {
     "SINK": "fp32", "LSE": "fp32", "ENTROPY": "fp32", "MAX_PROB": "fp32", "MAX_KEY": "i64", "DISTANCE": "fp32",
-    "MOMENT": "fp32", "KEY_MASS": "fp32", "MASS": "fp32", "WEIGHTS": "fp32", "origin": "i32", "groups": "i32", "slopes": "fp32", "table": "fp32",
-    "key_valid": "u8", "span": "i32",
+    "MOMENT": "fp32", "KEY_MASS": "fp32", "MASS": "fp32", "WEIGHTS": "fp32", "origin": "i32", "groups": "i32",
+    "slopes": "fp32", "table": "fp32", "key_valid": "u8", "span": "i32",
 }  # fmt: skip
 FLOATS = ("scale", "softcap")
 VARIANTS = {

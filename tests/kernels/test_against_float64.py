@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from attention_oracle import statistics, tolerance, worst
+from score_cases import RULES, SHAPES, make
+
 from probe.kernels.column_pass import column_mass
 from probe.kernels.row_pass import row_stats
 from probe.kernels.statistics import MAP_STATISTICS, map_statistics
 from probe.kernels.sweep import ROW_STATISTICS
-from score_cases import RULES, SHAPES, make
 
 INTERPRETER = pytest.param("triton", id="interpreter")
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from probe.kernels.column_pass import column_mass
 from probe.kernels.row_pass import row_stats
 from probe.kernels.score import ScoreSpec

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from attention_oracle import statistics, tolerance, worst
-from probe.kernels.statistics import MAP_STATISTICS, map_statistics
 from score_cases import RULES, make
+
+from probe.kernels.statistics import MAP_STATISTICS, map_statistics
 
 pytestmark = pytest.mark.gpu
 FLOATS = [name for name in MAP_STATISTICS if name != "max_key"]

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from probe.kernels.score import ScoreSpec
 from probe.kernels.score_block import CHUNK_SCORES
 from probe.kernels.statistics import map_statistics
-from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Largest(TorchDispatchMode):

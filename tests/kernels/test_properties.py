@@ -6,13 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from score_cases import RULES, make
+
 from probe.kernels import score_block
 from probe.kernels.column_pass import column_mass
 from probe.kernels.row_pass import row_stats
 from probe.kernels.score import ScoreSpec
 from probe.kernels.statistics import MAP_STATISTICS, map_statistics
 from probe.kernels.visible import visible_counts
-from score_cases import RULES, make
 
 cases = given(
     rule=st.sampled_from(sorted(RULES)),

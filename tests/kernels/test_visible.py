@@ -3,8 +3,9 @@
 import pytest
 import torch
 from attention_oracle import mask
-from probe.kernels.visible import key_span, visible_block, visible_counts
 from score_cases import RULES, make
+
+from probe.kernels.visible import key_span, visible_block, visible_counts
 
 N = 61
 

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from probe.kernels.statistics import map_statistics
 from tiny_models import batch, tiny
 
 import probe
+from probe.kernels.statistics import map_statistics
 from probe.taps.hf import HFTap
 
 pytestmark = pytest.mark.gpu

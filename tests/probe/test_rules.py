@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from probe.kernels.score import ScoreSpec
 from tiny_models import batch, tiny
 
 import probe
 from probe import InputError, ModelError
+from probe.kernels.score import ScoreSpec
 from probe.taps import masks
 from probe.taps._switch import Observed
 from probe.taps.rules import Rules, describe

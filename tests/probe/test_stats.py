@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from probe.kernels.statistics import MAP_STATISTICS
 
 from probe import InputError
+from probe.kernels.statistics import MAP_STATISTICS
 from probe.stats import STATS, resolve
 
 

@@ -1,6 +1,7 @@
 """One table of attention calls: every rule alone and in the combinations that models use."""
 
 import torch
+
 from probe.kernels.score import ScoreSpec
 
 

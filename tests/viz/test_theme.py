@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+
 from probe.viz import theme
 
 # Machado, Oliveira, Fernandes 2009, severity 1.0, on linear RGB

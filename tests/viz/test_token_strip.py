@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from probe.viz import theme
-from probe.viz.strip import headline, percent, read_strip, word_around
 
 from probe import InputError, viz
+from probe.viz import theme
+from probe.viz.strip import headline, percent, read_strip, word_around
 
 
 def traces(figure):

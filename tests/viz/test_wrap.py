@@ -5,6 +5,7 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from probe.viz.passages import choose
 from probe.viz.wrap import BREAK, cells, lay_out
 

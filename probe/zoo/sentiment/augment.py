@@ -59,7 +59,7 @@ def neighbours(table: Tensor, vocabulary: dict[str, int], count: int = 12) -> di
     """The `count` nearest whole words of each whole word by cosine of input embeddings ([pieces, width])."""
     whole = sorted(w for w in vocabulary if len(w) > 2 and w.isascii() and w.isalpha())
     vectors = torch.nn.functional.normalize(table[[vocabulary[w] for w in whole]].double(), dim=-1)
-    near = {}
+    near: dict[str, list[str]] = {}
     for start in range(0, len(whole), 1024):  # in float64, so that every machine finds the same ones
         best = (vectors[start : start + 1024] @ vectors.T).topk(count + 1).indices[:, 1:].tolist()
         near |= {whole[start + i]: [whole[j] for j in row] for i, row in enumerate(best)}

@@ -87,7 +87,8 @@ def base_embeddings(folder: Path) -> Tensor:
     from safetensors import safe_open
 
     with safe_open(folder / "model.safetensors", "pt") as file:
-        return file.get_tensor("embeddings.word_embeddings.weight").float()
+        table: Tensor = file.get_tensor("embeddings.word_embeddings.weight")
+    return table.float()
 
 
 def soft(sentences: list[data.Sentence]) -> Tensor:

@@ -4,7 +4,7 @@ Keeping MiniLM's pieces lets the student start from what that model (all-MiniLM-
 """
 
 import string
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,7 +24,7 @@ def choose_pieces(sentences: Iterable[Sentence], tokenizer: Any, size: int) -> l
         tokenizer: MiniLM's `tokenizers.Tokenizer`, without padding and truncation.
         size: How many pieces, the special ones and every single letter, digit and sign counted in.
     """
-    counts: Counter[str] = Counter()
+    counts: dict[str, float] = defaultdict(float)
     for sentence in sentences:
         for piece in tokenizer.encode(sentence.text, add_special_tokens=False).tokens:
             counts[piece] += DOMAIN_WEIGHT[sentence.domain]
@@ -63,4 +63,5 @@ def narrow(table: torch.Tensor, width: int, std: float = 0.04) -> torch.Tensor:
     centred = table.double() - table.double().mean(0)
     _, _, directions = torch.linalg.svd(centred, full_matrices=False)
     narrowed = centred @ directions[:width].T
-    return (narrowed * (std / narrowed.std())).float()
+    scaled: torch.Tensor = narrowed * (std / narrowed.std())
+    return scaled.float()
