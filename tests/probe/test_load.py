@@ -201,7 +201,7 @@ def test_loading_is_silent(folder, capfd):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE"),
+        ({"HF_HUB_OFFLINE": "1"}, "forbids the network"),
         ({"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}, "cannot be fetched"),
         ({"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://no-such-host.invalid"}, "cannot be fetched"),
     ],
