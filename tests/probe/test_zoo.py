@@ -165,8 +165,6 @@ def test_new_texts_depend_on_nothing_but_the_seed():
     near = augment.neighbours(table, words, 3)
     again = augment.neighbours(table, dict(reversed(words.items())), 3)
     assert list(near.items()) == list(again.items()), "not on the vocabulary's order"
-        "not on the vocabulary's order"
-    )
     sentences = [data.Sentence("a worda , and wordb !", 1.0, d, f"{d}:0") for d in data.FILES]
     store = augment.stock(sentences, near)
     first = augment.texts(store, 45_000, 3, 1)
