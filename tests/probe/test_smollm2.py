@@ -15,7 +15,13 @@ LICENSE = (
     "Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated "
     'documentation files (the "Software"), to deal in the Software without restriction, including without limitation '
     "the rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and "
-    "to permit persons to whom the Software is furnished to do so, subject to the following conditions:"
+    "to permit persons to whom the Software is furnished to do so, subject to the following conditions: "
+    "The above copyright notice and this permission notice shall be included in all copies or substantial portions of "
+    'the Software. THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT '
+    "LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT "
+    "SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF "
+    "CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS "
+    "IN THE SOFTWARE."
 )
 
 
@@ -71,7 +77,7 @@ def test_known_facts(loaded):
     mary, john = (loaded.processor(name).input_ids[0] for name in (" Mary", " John"))
     assert decode(logits.argmax()) == " Mary"
     assert float(logits[mary] - logits[john]) > 3  # 6.1 in float32
-    assert perplexity(loaded, LICENSE) < 4
+    assert 2.4 < perplexity(loaded, LICENSE) < 3.3  # 2.65 with its line breaks, 2.85 without
     shuffled = " ".join(sorted(LICENSE.split(), key=lambda w: hashlib.md5(w.encode()).hexdigest()))
     assert perplexity(loaded, shuffled) > 100
 
