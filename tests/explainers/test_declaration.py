@@ -116,6 +116,16 @@ def test_texts_that_are_no_value_are_refused(name, text):
         parameter.parse(text, "total")
 
 
+def test_a_result_that_breaks_its_contract_never_leaves_the_function():
+    @explainer(**DECLARED)
+    def broken(trace):
+        """A result without its primary variable."""
+        return result(value="other")
+
+    with pytest.raises(DeclarationError, match="broken: a head_table result lacks the variables other"):
+        broken("t")
+
+
 def undeclared(trace, *, factor: float = 1.0):
     """Total."""
     return result()

@@ -63,6 +63,7 @@ def test_random_orders_are_those_of_the_seed():
 def test_steps_are_the_same_from_both_ends(size):
     counts = step_counts(size)
     assert counts[0] == 0
+    assert counts[1] == 1
     assert counts[-1] == size
     np.testing.assert_array_equal(size - counts[::-1], counts)
     assert (np.diff(counts) > 0).all()

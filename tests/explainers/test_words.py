@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from probe import explainers as ex
 from probe.errors import InputError
+from probe.explainers._verbalize.words import standing_runs
 
 PIECES = ["We", " hope", " the", " plot", " is", " good", ",", " but", " it", " was", " long", "."]
 
@@ -257,3 +258,19 @@ def test_which_of_several_equal_words_is_said():
     result = strip(["to", " be", " or", " not", " to", " be"], [0.1, 0.1, 0.1, 0.1, 3.0, 0.1])
     assert "for “positive” is the second “to” (+3.00" in ex.verbalize(result)
     check(result, ex.verbalize(result))
+
+
+def test_runs_come_by_coverage_not_by_how_far_they_stand_out():
+    scores = np.full(12, 0.12 / 7)
+    scores[1], scores[5:9] = 0.4, 0.12
+    found = standing_runs(scores)
+    assert [(run.first, run.last) for run in found] == [(5, 8), (1, 1)]
+    np.testing.assert_allclose([run.coverage for run in found], [0.48, 0.4])
+
+
+@pytest.mark.parametrize(("spike", "pair"), [(0.6, 0.12), (0.4, 0.14)])
+def test_a_run_that_carries_little_or_less_than_one_word_is_no_phrase(spike, pair):
+    scores = np.full(12, (1 - spike - 2 * pair) / 9)
+    scores[2], scores[[8, 9]] = spike, pair
+    assert len(standing_runs(scores)) == 2
+    assert "phrase" not in claims(strip(PIECES, scores))
