@@ -144,3 +144,17 @@ def test_the_curves_of_a_model_replace_embeddings_by_the_mask():
             chance = loaded.model(input_ids=gone).logits.softmax(-1)[0, 1].item()
         assert found["deletion"].values[step] == pytest.approx(chance, abs=1e-6)
     assert found.attrs["target_probability"] == pytest.approx(found["deletion"].values[0], abs=1e-6)
+
+
+def test_an_order_that_hardly_matters_is_not_called_faithful():
+    """Any replacement destroys the answer; what order is left in the ruins wins surely, and means nothing."""
+    weights = np.arange(1.0, 7.0)
+
+    def probability(replaced):
+        return np.where(replaced.any(axis=1), 0.001 * (~replaced) @ weights, 0.77)
+
+    found = faithfulness_curves(probability, weights)
+    assert found.attrs["random_better"] == 0
+    assert found.attrs["random_worse"] >= 16
+    assert found.attrs["faithfulness"] == "not shown"
+    assert "the order hardly matters (areas 0.00" in found.attrs["faithfulness_verdict"]
