@@ -20,10 +20,6 @@ HEAD_SIZES = (1, 256)
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-class Inexpressible(ValueError):
-    """A rule that the kernels cannot express exactly."""
-
-
 @dataclass(frozen=True, eq=False)
 class ScoreSpec:
     """The rules of one attention call; everything per token is O(N), nothing is N×N.

@@ -193,16 +193,7 @@ def _layout(
     title = str(result.attrs.get("title", result.attrs.get("explainer", "")))
     height = min(max(len(layers) * CELL, 160), 820)
     return theme.layout(
-        title={
-            "text": f"<b>{html.escape(title)}</b>",
-            "subtitle": {"text": html.escape(story), "font": {"size": 13, "color": theme.MUTED}},
-            "x": 0,
-            "xref": "paper",
-            "y": 1,
-            "yref": "container",
-            "yanchor": "top",
-            "pad": {"t": 18},
-        },
+        title=theme.heading(html.escape(title), html.escape(story)),
         height=height + 140,
         margin={"l": 64, "r": 24, "t": 84, "b": 56},
         showlegend=False,

@@ -187,16 +187,7 @@ def _layout(strip: Strip, lines: int, columns: int, note: str) -> dict[str, obje
     top, bottom, side = 84, 12, 24
     rows = lines + 1 + LEGEND_GAP
     return theme.layout(
-        title={
-            "text": f"<b>{html.escape(headline(strip))}</b>",
-            "subtitle": {"text": html.escape(note), "font": {"size": 13, "color": theme.MUTED}},
-            "x": 0,
-            "xref": "paper",
-            "y": 1,
-            "yref": "container",
-            "yanchor": "top",
-            "pad": {"t": 18},
-        },
+        title=theme.heading(html.escape(headline(strip)), html.escape(note)),
         barmode="overlay",
         bargap=0,
         width=round(columns * FONT_SIZE * theme.MONO_ADVANCE) + 2 * side,

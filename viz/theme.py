@@ -119,6 +119,20 @@ def contrast(first: str, second: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
+def heading(text: str, subtitle: str) -> dict[str, object]:
+    """The title of a figure, bold, at its upper left, with a muted line below; both are HTML already escaped."""
+    return {
+        "text": f"<b>{text}</b>",
+        "subtitle": {"text": subtitle, "font": {"size": 13, "color": MUTED}},
+        "x": 0,
+        "xref": "paper",
+        "y": 1,
+        "yref": "container",
+        "yanchor": "top",
+        "pad": {"t": 18},
+    }
+
+
 def layout(**more: object) -> dict[str, object]:
     """Plotly layout that all figures share; keyword arguments are added to it.
 
