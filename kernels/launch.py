@@ -36,11 +36,6 @@ def blocks(sweep: str, dtype: torch.dtype, size: int, interpreted: bool) -> Bloc
     return Blocks(64, 32, D, {"num_warps": 4, "num_stages": 2})
 
 
-def strides(x: Tensor) -> Tensor:
-    """A view whose last dimension is contiguous, copied only where it is not."""
-    return x if x.stride(-1) == 1 else x.contiguous()
-
-
 def choose(implementation: str, x: Tensor) -> str:
     """Resolve "auto" by device; an explicit request is kept or refused, never replaced.
 

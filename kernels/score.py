@@ -3,7 +3,7 @@
 For query row r and key j, with i = r + offset the position of the query among the keys::
 
     score(i, j)   = softcap(scale · q_r·k_j) + slope · (j - i) + table[clamp(j - i, -R, R) + R]
-    visible(i, j) = key j is valid, and (causal, window and chunk allow it, or i and j are of one group)
+    visible(i, j) = j is valid and of i's document, and (causal, window and chunk allow it, or i and j are of one group)
     A(i, j)       = exp(score(i, j) - lse(i)),   lse(i) = ln(Σ_visible exp(score(i, j)) [+ exp(sink)])
 
 The map A is never formed. Shapes: B samples, H query heads, Hkv key heads (H a multiple of Hkv), Nq queries, Nk keys.
@@ -33,6 +33,8 @@ class ScoreSpec:
         origin: position at which chunks start to count, per sample (left padding); 0 if absent.
         groups: a group number per position, -1 for none; positions of one group see each other whatever causality, window
             and chunk say (prefix language models, image blocks).
+        documents: a document number per position, never falling; positions of different documents do not see each other
+            (packed batches; `documents_of` makes it from cumulative lengths).
         softcap: scores become cap·tanh(score / cap) (Gemma 2).
         slopes: ALiBi slope per head (Press et al. 2022).
         distance_bias: learned bias per head and clamped distance j - i from -R to R (T5 buckets, written out).
@@ -48,6 +50,7 @@ class ScoreSpec:
     chunk: int | None = None
     origin: Int[Tensor, "B"] | None = None
     groups: Int[Tensor, "B Nk"] | None = None
+    documents: Int[Tensor, "B Nk"] | None = None
     softcap: float | None = None
     slopes: Float[Tensor, "H"] | None = None
     distance_bias: Float[Tensor, "H R2"] | None = None
@@ -65,6 +68,11 @@ class ScoreSpec:
                 )
         if self.softcap is not None and not self.softcap > 0:
             raise ValueError(f"ScoreSpec.softcap: got {self.softcap}, expected a positive number, or None")
+        if self.chunk is not None and self.documents is not None:
+            raise ValueError(
+                "ScoreSpec.documents: got documents and chunk together, expected one of them (where chunks start in a document "
+                "is not said); give the documents one at a time"
+            )
         if self.offset < 0:
             raise ValueError(
                 f"ScoreSpec.offset: got {self.offset}, expected the key index of query 0, at least 0"
@@ -122,6 +130,7 @@ def _check_tensors(
     expected: dict[str, tuple[int | None, ...]] = {
         "origin": (batch,),
         "groups": (batch, n_keys),
+        "documents": (batch, n_keys),
         "slopes": (heads,),
         "distance_bias": (heads, None),
         "sink": (heads,),
@@ -140,14 +149,42 @@ def _check_tensors(
             raise ValueError(f"ScoreSpec.{name}: got shape {tuple(tensor.shape)}, expected [{want}]")
         if name.endswith("_valid") and tensor.dtype != torch.bool:
             raise ValueError(f"ScoreSpec.{name}: got dtype {tensor.dtype}, expected torch.bool")
-        if name in ("origin", "groups") and (tensor.is_floating_point() or tensor.dtype == torch.bool):
+        if name in ("origin", "groups", "documents") and (
+            tensor.is_floating_point() or tensor.dtype == torch.bool
+        ):
             raise ValueError(f"ScoreSpec.{name}: got dtype {tensor.dtype}, expected integers")
         if tensor.device != device:
             raise ValueError(
                 f"ScoreSpec.{name}: got a tensor on {tensor.device}, expected {device} as q (ScoreSpec.to)"
             )
-    if spec.groups is not None and spec.offset + n_queries > n_keys:
+    for name in ("groups", "documents"):
+        if getattr(spec, name) is not None and spec.offset + n_queries > n_keys:
+            raise ValueError(
+                f"ScoreSpec.{name}: got {n_queries} queries at offset {spec.offset} and {n_keys} keys, "
+                "expected every query to stand at a key"
+            )
+    if spec.documents is not None and bool((spec.documents.diff(dim=1) < 0).any()):
         raise ValueError(
-            f"ScoreSpec.groups: got {n_queries} queries at offset {spec.offset} and {n_keys} keys, "
-            "expected every query to stand at a key"
+            "ScoreSpec.documents: got numbers that fall, expected 0, …, 0, 1, …, 1, 2, … along the positions"
         )
+
+
+def documents_of(lengths: Int[Tensor, "S1"], n_keys: int) -> Int[Tensor, "1 Nk"]:
+    """The documents of one packed row from its cumulative lengths, as flash attention's `cu_seqlens` gives them.
+
+    Raises:
+        ValueError: the lengths do not rise from 0 to `n_keys`.
+    """
+    if (
+        lengths.ndim != 1
+        or len(lengths) < 2
+        or lengths[0] != 0
+        or lengths[-1] != n_keys
+        or (lengths.diff() < 0).any()
+    ):
+        raise ValueError(
+            f"lengths: got {lengths.tolist()}, expected cumulative lengths that rise from 0 to {n_keys}"
+        )
+    return torch.repeat_interleave(torch.arange(len(lengths) - 1, device=lengths.device), lengths.diff())[
+        None
+    ]

@@ -86,9 +86,8 @@ def _hide(
     scores: Float[Tensor, "G rows keys"], spec: ScoreSpec, sample: int, rows: range, keys: range
 ) -> Float[Tensor, "G rows keys"]:
     """Set unseen keys to `FLOOR`; keys that every row sees by causality alone are not touched."""
-    only_causal = (
-        spec.window is None and spec.chunk is None and spec.groups is None and spec.key_valid is None
-    )
+    others = (spec.window, spec.chunk, spec.groups, spec.documents, spec.key_valid)
+    only_causal = all(rule is None for rule in others)
     if only_causal and not spec.causal:
         return scores
     first = max(keys.start, rows.start + spec.offset + 1) if only_causal else keys.start

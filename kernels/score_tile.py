@@ -3,8 +3,7 @@
 Scores leave in base 2 (times log2 e), because the hardware's exponential is 2^x. Nobody else writes a mask.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -36,143 +35,228 @@ def floor_div(a, b):
     return tl.where(a - quotient * b < 0, quotient - 1, quotient)
 
 
+class View(NamedTuple):
+    """A tensor [B, H, N, D] as a kernel argument; the last dimension is contiguous."""
+
+    at: Any
+    sample: int
+    head: int
+    token: int
+
+
+class Rules(NamedTuple):
+    """A ScoreSpec as a kernel argument; `Flags` say which of these mean something."""
+
+    n_queries: int
+    n_keys: int
+    offset: int
+    scale: float
+    window: int
+    chunk: int
+    origin: Any
+    groups: Any
+    starts: Any
+    ends: Any
+    softcap: float
+    slopes: Any
+    table: Any
+    reach: int
+    key_valid: Any
+    span: Any
+
+
+class Flags(NamedTuple):
+    """Which rules a kernel is compiled for; UPCAST lifts tiles to float32, for Triton's interpreter."""
+
+    CAUSAL: bool
+    WINDOW: bool
+    CHUNK: bool
+    GROUPS: bool
+    DOCUMENTS: bool
+    SOFTCAP: bool
+    SLOPES: bool
+    TABLE: bool
+    KEY_VALID: bool
+    UPCAST: bool
+
+
 @triton.jit
-def score_tile(
-    q, k_t, row, key, n_queries, n_keys, offset, scale, sample, head,
-    window, chunk, origin, groups, softcap, slopes, table, reach, key_valid,
-    MASK: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, CHUNK: tl.constexpr, GROUPS: tl.constexpr,
-    SOFTCAP: tl.constexpr, SLOPES: tl.constexpr, TABLE: tl.constexpr, KEY_VALID: tl.constexpr, UPCAST: tl.constexpr,
-):  # fmt: skip
+def rows_of(x, sample, head, token, d, SIZE: tl.constexpr, n):
+    """Tokens `token` of one head of a `View` as a tile [tokens, d]; 0 outside of [0, n) and beyond the head size."""
+    at = x.at + sample.to(tl.int64) * x.sample + head.to(tl.int64) * x.head
+    inside = (token < n)[:, None] & (d < SIZE)[None, :]
+    return tl.load(at + token.to(tl.int64)[:, None] * x.token + d[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def inner_rows_of(x, sample, head, token, d, SIZE: tl.constexpr):
+    """As `rows_of`, for tokens that are all there."""
+    at = x.at + sample.to(tl.int64) * x.sample + head.to(tl.int64) * x.head
+    return tl.load(
+        at + token.to(tl.int64)[:, None] * x.token + d[None, :], mask=(d < SIZE)[None, :], other=0.0
+    )
+
+
+@triton.jit
+def score_tile(q, k_t, row, key, sample, head, rules, MASK: tl.constexpr, F: tl.constexpr):
     """Scores [M, N] in base 2 of query rows `row` [M] and keys `key` [N]; -inf where a key is not seen.
 
     `q` is [M, D], `k_t` is [D, N]. MASK is false only where the caller knows that every pair is visible. `scale`, `softcap`,
-    `slopes` and `table` hold log2 e already (see `rules`): one rounding less for each score.
+    `slopes` and `table` hold log2 e already (see `describe`): one rounding less for each score.
     """
-    if UPCAST:
+    if F.UPCAST:
         q, k_t = q.to(tl.float32), k_t.to(tl.float32)
-    s = tl.dot(q, k_t, input_precision="ieee") * scale
-    if SOFTCAP:
-        s = tanh(s) * softcap
-    i = (row + offset)[:, None]
+    s = tl.dot(q, k_t, input_precision="ieee") * rules.scale
+    if F.SOFTCAP:
+        s = tanh(s) * rules.softcap
+    i = (row + rules.offset)[:, None]
     j = key[None, :]
-    if SLOPES:
-        s += tl.load(slopes + head) * (j - i).to(tl.float32)
-    if TABLE:
-        away = tl.minimum(tl.maximum(j - i, -reach), reach) + reach
-        s += tl.load(table + head * (2 * reach + 1) + away)
+    if F.SLOPES:
+        s += tl.load(rules.slopes + head) * (j - i).to(tl.float32)
+    if F.TABLE:
+        away = tl.minimum(tl.maximum(j - i, -rules.reach), rules.reach) + rules.reach
+        s += tl.load(rules.table + head * (2 * rules.reach + 1) + away)
     if MASK:
-        seen = (j < n_keys) & (row < n_queries)[:, None]
-        if CAUSAL:
-            seen = seen & (j <= i)
-        if WINDOW:
-            seen = seen & (i - j < window) & (j - i < window)
-        if CHUNK:
-            start = tl.load(origin + sample)
-            seen = seen & (floor_div(i - start, chunk) == floor_div(j - start, chunk))
-        if GROUPS:
-            of_row = tl.load(groups + sample * n_keys + row + offset, mask=row < n_queries, other=-1)[:, None]
-            of_key = tl.load(groups + sample * n_keys + key, mask=key < n_keys, other=-1)[None, :]
-            seen = seen | ((of_row == of_key) & (of_row >= 0))
-        if KEY_VALID:
-            seen = (
-                seen & (tl.load(key_valid + sample * n_keys + key, mask=key < n_keys, other=0) != 0)[None, :]
-            )
-        s = tl.where(seen, s, float("-inf"))
+        s = tl.where(visible_tile(row, key, sample, rules, F), s, float("-inf"))
     return s
 
 
 @triton.jit
-def key_span(
-    first, last, n_keys, offset, sample, window, chunk, origin, span,
-    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, CHUNK: tl.constexpr, GROUPS: tl.constexpr, KEY_VALID: tl.constexpr,
-):  # fmt: skip
+def visible_tile(row, key, sample, rules, F: tl.constexpr):
+    """Which keys [N] the query rows [M] see, [M, N]."""
+    i = (row + rules.offset)[:, None]
+    j = key[None, :]
+    row_inside, key_inside = row < rules.n_queries, key < rules.n_keys
+    seen = key_inside[None, :] & row_inside[:, None]
+    if F.CAUSAL:
+        seen = seen & (j <= i)
+    if F.WINDOW:
+        seen = seen & (i - j < rules.window) & (j - i < rules.window)
+    if F.CHUNK:
+        start = tl.load(rules.origin + sample)
+        seen = seen & (floor_div(i - start, rules.chunk) == floor_div(j - start, rules.chunk))
+    row_at = sample * rules.n_keys + row + rules.offset
+    key_at = sample * rules.n_keys + key
+    if F.GROUPS:
+        of_row = tl.load(rules.groups + row_at, mask=row_inside, other=-1)[:, None]
+        of_key = tl.load(rules.groups + key_at, mask=key_inside, other=-1)[None, :]
+        seen = seen | ((of_row == of_key) & (of_row >= 0))
+    if F.DOCUMENTS:
+        of_row = tl.load(rules.starts + row_at, mask=row_inside, other=-1)[:, None]
+        of_key = tl.load(rules.starts + key_at, mask=key_inside, other=-2)[None, :]
+        seen = seen & (of_row == of_key)
+    if F.KEY_VALID:
+        seen = seen & (tl.load(rules.key_valid + key_at, mask=key_inside, other=0) != 0)[None, :]
+    return seen
+
+
+@triton.jit
+def key_span(first, last, sample, rules, F: tl.constexpr):
     """The keys [low, high) outside which no query row of first … last sees anything."""
-    low, high = 0, n_keys
-    if not GROUPS:
-        if CAUSAL:
-            high = tl.minimum(high, last + offset + 1)
-        if WINDOW:
-            low = tl.maximum(low, first + offset - window + 1)
-            high = tl.minimum(high, last + offset + window)
-        if CHUNK:
-            start = tl.load(origin + sample)
-            low = tl.maximum(low, start + floor_div(first + offset - start, chunk) * chunk)
-            high = tl.minimum(high, start + (floor_div(last + offset - start, chunk) + 1) * chunk)
-    if KEY_VALID:
-        low = tl.maximum(low, tl.load(span + 2 * sample))
-        high = tl.minimum(high, tl.load(span + 2 * sample + 1))
+    low, high = 0, rules.n_keys
+    if not F.GROUPS:
+        if F.CAUSAL:
+            high = tl.minimum(high, last + rules.offset + 1)
+        if F.WINDOW:
+            low = tl.maximum(low, first + rules.offset - rules.window + 1)
+            high = tl.minimum(high, last + rules.offset + rules.window)
+        if F.CHUNK:
+            start = tl.load(rules.origin + sample)
+            low = tl.maximum(low, start + floor_div(first + rules.offset - start, rules.chunk) * rules.chunk)
+            high = tl.minimum(
+                high, start + (floor_div(last + rules.offset - start, rules.chunk) + 1) * rules.chunk
+            )
+    if F.DOCUMENTS:
+        low = tl.maximum(low, tl.load(rules.starts + sample * rules.n_keys + first + rules.offset))
+        high = tl.minimum(high, tl.load(rules.ends + sample * rules.n_keys + last + rules.offset))
+    if F.KEY_VALID:
+        low = tl.maximum(low, tl.load(rules.span + 2 * sample))
+        high = tl.minimum(high, tl.load(rules.span + 2 * sample + 1))
     return low, high
 
 
 @triton.jit
-def row_span(
-    first, last, n_queries, offset, sample, window, chunk, origin,
-    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, CHUNK: tl.constexpr, GROUPS: tl.constexpr,
-):  # fmt: skip
+def row_span(first, last, sample, rules, F: tl.constexpr):
     """The query rows [low, high) outside which nobody sees any key of first … last."""
-    low, high = 0, n_queries
-    if not GROUPS:
-        if CAUSAL:
-            low = tl.maximum(low, first - offset)
-        if WINDOW:
-            low = tl.maximum(low, first - offset - window + 1)
-            high = tl.minimum(high, last - offset + window)
-        if CHUNK:
-            start = tl.load(origin + sample)
-            low = tl.maximum(low, start + floor_div(first - start, chunk) * chunk - offset)
-            high = tl.minimum(high, start + (floor_div(last - start, chunk) + 1) * chunk - offset)
+    low, high = 0, rules.n_queries
+    if not F.GROUPS:
+        if F.CAUSAL:
+            low = tl.maximum(low, first - rules.offset)
+        if F.WINDOW:
+            low = tl.maximum(low, first - rules.offset - rules.window + 1)
+            high = tl.minimum(high, last - rules.offset + rules.window)
+        if F.CHUNK:
+            start = tl.load(rules.origin + sample)
+            low = tl.maximum(low, start + floor_div(first - start, rules.chunk) * rules.chunk - rules.offset)
+            high = tl.minimum(
+                high, start + (floor_div(last - start, rules.chunk) + 1) * rules.chunk - rules.offset
+            )
+    if F.DOCUMENTS:
+        low = tl.maximum(low, tl.load(rules.starts + sample * rules.n_keys + first) - rules.offset)
+        high = tl.minimum(high, tl.load(rules.ends + sample * rules.n_keys + last) - rules.offset)
     return low, high
 
 
-@dataclass(frozen=True)
-class Rules:
-    """A ScoreSpec as kernel arguments: `values` at run time, `flags` at compile time."""
-
-    values: dict[str, Any]
-    flags: dict[str, bool]
+def view(x: Tensor) -> View:
+    """Lay a tensor [B, H, N, D] out for a launch; copied only where its last dimension is not contiguous."""
+    x = x if x.stride(-1) == 1 else x.contiguous()
+    return View(x, x.stride(0), x.stride(1), x.stride(2))
 
 
-def rules(spec: ScoreSpec, batch: int, q: Tensor) -> Rules:
-    """Lay a spec out for a launch, scores in base 2; tensors that a rule does not need become a dummy that is never read."""
+def describe(spec: ScoreSpec, q: Tensor, n_keys: int, upcast: bool) -> tuple[Rules, Flags]:
+    """Lay a spec out for a launch, scores in base 2; tensors that a rule does not need become a dummy that is never read.
+
+    Args:
+        spec: the rules of the call.
+        q: its queries [B, H, Nq, D].
+        n_keys: Nk of the call.
+        upcast: whether tiles are lifted to float32, see `interpreted`.
+    """
+    batch, _, n_queries, _ = q.shape
     dummy = torch.zeros(1, dtype=torch.int32, device=q.device)
-    origin = (
-        spec.origin if spec.origin is not None else torch.zeros(batch, dtype=torch.int32, device=q.device)
-    )
+    origin = torch.zeros(batch, dtype=torch.int32, device=q.device) if spec.origin is None else spec.origin
     span = dummy
     if spec.key_valid is not None:
         flags = spec.key_valid.int()
         last = spec.key_valid.shape[1] - flags.flip(1).argmax(1)
-        span = (
-            torch.stack([flags.argmax(1), torch.where(spec.key_valid.any(1), last, 0)], 1).int().contiguous()
-        )
+        span = torch.stack([flags.argmax(1), torch.where(spec.key_valid.any(1), last, 0)], 1)
+    starts = ends = dummy
+    if spec.documents is not None:
+        numbers = spec.documents.contiguous()
+        starts, ends = (torch.searchsorted(numbers, numbers, right=right) for right in (False, True))
     log2e = LOG2E.value
-    values = {
-        "offset": spec.offset,
-        "scale": spec.scale * log2e if spec.softcap is None else spec.scale / spec.softcap,
-        "window": spec.window or 0,
-        "chunk": spec.chunk or 1,
-        "origin": origin.int().contiguous(),
-        "groups": _or(spec.groups, dummy, torch.int32),
-        "softcap": (spec.softcap or 1.0) * log2e,
-        "slopes": _or(None if spec.slopes is None else spec.slopes.double() * log2e, dummy, torch.float32),
-        "table": _or(
-            None if spec.distance_bias is None else spec.distance_bias.double() * log2e, dummy, torch.float32
-        ),
-        "reach": 0 if spec.distance_bias is None else spec.distance_bias.shape[1] // 2,
-        "key_valid": _or(spec.key_valid, dummy, torch.uint8),
-        "span": span,
-    }
-    present = {
-        "CAUSAL": spec.causal,
-        "WINDOW": spec.window is not None,
-        "CHUNK": spec.chunk is not None,
-        "GROUPS": spec.groups is not None,
-        "SOFTCAP": spec.softcap is not None,
-        "SLOPES": spec.slopes is not None,
-        "TABLE": spec.distance_bias is not None,
-        "KEY_VALID": spec.key_valid is not None,
-    }
-    return Rules(values, present)
+    table = spec.distance_bias
+    rules = Rules(
+        n_queries=n_queries,
+        n_keys=n_keys,
+        offset=spec.offset,
+        scale=spec.scale * log2e if spec.softcap is None else spec.scale / spec.softcap,
+        window=spec.window or 0,
+        chunk=spec.chunk or 1,
+        origin=origin.int().contiguous(),
+        groups=_or(spec.groups, dummy, torch.int32),
+        starts=starts.int(),
+        ends=ends.int(),
+        softcap=(spec.softcap or 1.0) * log2e,
+        slopes=_or(None if spec.slopes is None else spec.slopes.double() * log2e, dummy, torch.float32),
+        table=_or(None if table is None else table.double() * log2e, dummy, torch.float32),
+        reach=0 if table is None else table.shape[1] // 2,
+        key_valid=_or(spec.key_valid, dummy, torch.uint8),
+        span=span.int().contiguous(),
+    )
+    present = Flags(
+        CAUSAL=spec.causal,
+        WINDOW=spec.window is not None,
+        CHUNK=spec.chunk is not None,
+        GROUPS=spec.groups is not None,
+        DOCUMENTS=spec.documents is not None,
+        SOFTCAP=spec.softcap is not None,
+        SLOPES=spec.slopes is not None,
+        TABLE=table is not None,
+        KEY_VALID=spec.key_valid is not None,
+        UPCAST=upcast,
+    )
+    return rules, present
 
 
 def _or(tensor: Tensor | None, dummy: Tensor, dtype: torch.dtype) -> Tensor:

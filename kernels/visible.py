@@ -1,7 +1,7 @@
 """Which keys a query sees: spans, counts and rectangles of the visibility rules, without scores.
 
-Causality, window and chunk each allow an interval of keys, so everything here is O(N) except where groups are in play,
-which are counted chunk by chunk.
+Causality, window, chunk and document each allow an interval of keys, so everything here is O(N) except where groups are in
+play, which are counted chunk by chunk.
 """
 
 import torch
@@ -16,7 +16,7 @@ _CHUNK_ROWS = 256
 def intervals(
     spec: ScoreSpec, sample: int, at: Int[Tensor, "n"], length: int, *, backwards: bool = False
 ) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"]]:
-    """The half-open interval of positions that causality, window and chunk allow to each position of `at`.
+    """The half-open interval of positions that causality, window, chunk and document allow to each position of `at`.
 
     Args:
         spec: the rules; groups and padding are not looked at.
@@ -39,6 +39,10 @@ def intervals(
         origin = 0 if spec.origin is None else int(spec.origin[sample])
         start = origin + torch.div(at - origin, spec.chunk, rounding_mode="floor") * spec.chunk
         low, high = torch.maximum(low, start), torch.minimum(high, start + spec.chunk)
+    if spec.documents is not None:
+        numbers = spec.documents[sample].to(at.device)
+        low = torch.maximum(low, torch.searchsorted(numbers, numbers[at]))
+        high = torch.minimum(high, torch.searchsorted(numbers, numbers[at], right=True))
     return low.clamp(0, length), high.clamp(0, length)
 
 
@@ -71,6 +75,8 @@ def visible_block(
         group = spec.groups[sample]
         of_row, of_key = group[i], group[j]
         seen |= (of_row == of_key) & (of_row >= 0)
+    if spec.documents is not None:
+        seen &= spec.documents[sample][i] == spec.documents[sample][j]
     if spec.key_valid is not None:
         seen &= spec.key_valid[sample, None, keys.start : keys.stop]
     return seen

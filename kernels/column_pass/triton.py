@@ -6,39 +6,41 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.kernels.launch import blocks, strides
+from probe.kernels.launch import blocks
 from probe.kernels.score import ScoreSpec
-from probe.kernels.score_tile import LOG2E, interpreted, row_span, rules, score_tile
+from probe.kernels.score_tile import (
+    LOG2E,
+    describe,
+    inner_rows_of,
+    interpreted,
+    row_span,
+    rows_of,
+    score_tile,
+    view,
+)
 from probe.kernels.sweep import absent
 
 
 @triton.jit
 def _column_kernel(
-    Q, K, LSE, WEIGHTS, MASS,
-    heads, group, n_queries, n_keys, q_b, q_h, q_n, k_b, k_h, k_n,
-    offset, scale, window, chunk, origin, groups, softcap, slopes, table, reach, key_valid, span,
-    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, CHUNK: tl.constexpr, GROUPS: tl.constexpr, SOFTCAP: tl.constexpr,
-    SLOPES: tl.constexpr, TABLE: tl.constexpr, KEY_VALID: tl.constexpr, WEIGHTED: tl.constexpr,
-    SIZE: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr, UPCAST: tl.constexpr,
+    Q, K, rules, LSE, WEIGHTS, MASS, heads, group,
+    F: tl.constexpr, WEIGHTED: tl.constexpr, SIZE: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     block = tl.program_id(0)
     sample, head = tl.program_id(1) // heads, tl.program_id(1) % heads
+    n_queries, n_keys, offset = rules.n_queries, rules.n_keys, rules.offset
     key = block * N + tl.arange(0, N)
     d = tl.arange(0, D)
-    k_at = K + sample.to(tl.int64) * k_b + (head // group).to(tl.int64) * k_h
-    k_t = tl.load(k_at + key.to(tl.int64)[None, :] * k_n + d[:, None],
-                  mask=(key < n_keys)[None, :] & (d < SIZE)[:, None], other=0.0)  # fmt: skip
-    q_at = Q + sample.to(tl.int64) * q_b + head.to(tl.int64) * q_h
+    k_t = tl.trans(rows_of(K, sample, head // group, key, d, SIZE, n_keys))
     rows_at = tl.program_id(1).to(tl.int64) * n_queries
-    low, high = row_span(block * N, tl.minimum(block * N + N, n_keys) - 1, n_queries, offset, sample, window, chunk, origin,
-                         CAUSAL, WINDOW, CHUNK, GROUPS)  # fmt: skip
+    low, high = row_span(block * N, tl.minimum(block * N + N, n_keys) - 1, sample, rules, F)
     low = low // M * M
     # Query rows that see the whole block by causality alone, and are all there, need no mask: [open, close).
     open_, close = high, high
-    if not (WINDOW or CHUNK or GROUPS or KEY_VALID):
+    if not (F.WINDOW or F.CHUNK or F.GROUPS or F.DOCUMENTS or F.KEY_VALID):
         close = n_queries // M * M
         open_ = low
-        if CAUSAL:
+        if F.CAUSAL:
             open_ = tl.minimum(tl.maximum(low, (block * N + N - 1 - offset + M - 1) // M * M), high)
         if block * N + N > n_keys:
             open_ = high
@@ -49,17 +51,12 @@ def _column_kernel(
                            open_ if phase == 0 else (close if phase == 1 else high), M):  # fmt: skip
             row = start + tl.arange(0, M)
             if phase == 1:
-                q = tl.load(
-                    q_at + row.to(tl.int64)[:, None] * q_n + d[None, :], mask=(d < SIZE)[None, :], other=0.0
-                )
+                q = inner_rows_of(Q, sample, head, row, d, SIZE)
                 lse = tl.load(LSE + rows_at + row)
             else:
-                q = tl.load(q_at + row.to(tl.int64)[:, None] * q_n + d[None, :],
-                            mask=(row < n_queries)[:, None] & (d < SIZE)[None, :], other=0.0)  # fmt: skip
+                q = rows_of(Q, sample, head, row, d, SIZE, n_queries)
                 lse = tl.load(LSE + rows_at + row, mask=row < n_queries, other=float("inf"))
-            s = score_tile(q, k_t, row, key, n_queries, n_keys, offset, scale, sample, head, window, chunk, origin, groups,
-                           softcap, slopes, table, reach, key_valid, phase != 1, CAUSAL, WINDOW, CHUNK, GROUPS, SOFTCAP,
-                           SLOPES, TABLE, KEY_VALID, UPCAST)  # fmt: skip
+            s = score_tile(q, k_t, row, key, sample, head, rules, phase != 1, F)
             p = tl.exp2(s - (lse * LOG2E)[:, None])
             if WEIGHTED:
                 p *= tl.load(WEIGHTS + rows_at + row, mask=row < n_queries, other=0.0)[:, None]
@@ -75,21 +72,18 @@ def column_mass(
     weights: Float[Tensor, "B H Nq"] | None,
 ) -> Float[Tensor, "B H Nk"]:
     """See `probe.kernels.column_pass.column_mass`."""
-    batch, heads, n_queries, size = q.shape
+    batch, heads, _, size = q.shape
     n_keys = k.shape[2]
     mass = torch.empty(batch, heads, n_keys, dtype=torch.float32, device=q.device)
-    described = rules(spec, batch, q)
-    shape = blocks("column", q.dtype, size, interpreted(_column_kernel))
-    q, k = strides(q), strides(k)
+    rules, flags = describe(spec, q, n_keys, interpreted(_column_kernel))
+    shape = blocks("column", q.dtype, size, flags.UPCAST)
     gives = lse.isfinite()
     if spec.query_valid is not None:
         gives = gives & spec.query_valid[:, None, :]
     lse = torch.where(gives, lse.float(), float("inf"))
     weighted = torch.empty(1, device=q.device) if weights is None else weights.float().contiguous()
     _column_kernel[(triton.cdiv(n_keys, shape.N), batch * heads)](
-        Q=q, K=k, LSE=lse, WEIGHTS=weighted, MASS=mass, heads=heads, group=heads // k.shape[1], n_queries=n_queries,
-        n_keys=n_keys, q_b=q.stride(0), q_h=q.stride(1), q_n=q.stride(2), k_b=k.stride(0), k_h=k.stride(1),
-        k_n=k.stride(2), **described.values, **described.flags, WEIGHTED=weights is not None,
-        SIZE=size, D=shape.D, M=shape.M, N=shape.N, UPCAST=interpreted(_column_kernel), **shape.options,
+        Q=view(q), K=view(k), rules=rules, LSE=lse, WEIGHTS=weighted, MASS=mass, heads=heads, group=heads // k.shape[1],
+        F=flags, WEIGHTED=weights is not None, SIZE=size, D=shape.D, M=shape.M, N=shape.N, **shape.options,
     )  # fmt: skip
     return absent({"received": mass}, spec)["received"]

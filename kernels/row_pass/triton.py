@@ -6,61 +6,60 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.kernels.launch import blocks, strides
+from probe.kernels.launch import blocks
 from probe.kernels.score import ScoreSpec
-from probe.kernels.score_tile import LN2, LOG2E, interpreted, key_span, rules, score_tile
+from probe.kernels.score_tile import (
+    LN2,
+    LOG2E,
+    describe,
+    inner_rows_of,
+    interpreted,
+    key_span,
+    rows_of,
+    score_tile,
+    view,
+)
 from probe.kernels.sweep import absent
 
 
 @triton.jit
 def _row_kernel(
-    Q, K, SINK, LSE, ENTROPY, MAX_PROB, MAX_KEY, DISTANCE, MOMENT, KEY_MASS,
-    heads, group, n_queries, n_keys, q_b, q_h, q_n, k_b, k_h, k_n,
-    offset, scale, window, chunk, origin, groups, softcap, slopes, table, reach, key_valid, span,
-    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, CHUNK: tl.constexpr, GROUPS: tl.constexpr, SOFTCAP: tl.constexpr,
-    SLOPES: tl.constexpr, TABLE: tl.constexpr, KEY_VALID: tl.constexpr, HAS_SINK: tl.constexpr,
+    Q, K, rules, SINK, LSE, ENTROPY, MAX_PROB, MAX_KEY, DISTANCE, MOMENT, KEY_MASS, heads, group,
+    F: tl.constexpr, HAS_SINK: tl.constexpr,
     W_LSE: tl.constexpr, W_ENTROPY: tl.constexpr, W_MAX_PROB: tl.constexpr, W_MAX_KEY: tl.constexpr,
     W_DISTANCE: tl.constexpr, W_MOMENT: tl.constexpr, W_KEY_MASS: tl.constexpr,
-    SIZE: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr, UPCAST: tl.constexpr,
+    SIZE: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     # The last blocks of a causal map are the longest: start them first.
     block = tl.num_programs(0) - 1 - tl.program_id(0)
     sample, head = tl.program_id(1) // heads, tl.program_id(1) % heads
+    n_queries, n_keys, offset = rules.n_queries, rules.n_keys, rules.offset
     row = block * M + tl.arange(0, M)
     col = tl.arange(0, N)
     d = tl.arange(0, D)
-    q_at = Q + sample.to(tl.int64) * q_b + head.to(tl.int64) * q_h
-    q = tl.load(q_at + row.to(tl.int64)[:, None] * q_n + d[None, :],
-                mask=(row < n_queries)[:, None] & (d < SIZE)[None, :], other=0.0)  # fmt: skip
-    k_at = K + sample.to(tl.int64) * k_b + (head // group).to(tl.int64) * k_h
+    q = rows_of(Q, sample, head, row, d, SIZE, n_queries)
     top = tl.full([M], float("-inf"), tl.float32)
     best = tl.full([M], -1, tl.int32)
     total = tl.zeros([M], tl.float32)
     moment1 = tl.zeros([M], tl.float32)
     moment2 = tl.zeros([M], tl.float32)
     away = tl.zeros([M], tl.float32)
-    low, high = key_span(block * M, tl.minimum(block * M + M, n_queries) - 1, n_keys, offset, sample, window, chunk, origin,
-                         span, CAUSAL, WINDOW, CHUNK, GROUPS, KEY_VALID)  # fmt: skip
+    low, high = key_span(block * M, tl.minimum(block * M + M, n_queries) - 1, sample, rules, F)
     low = low // N * N
     # Keys that the whole block sees by causality alone need no mask: [low, open).
     open_ = low
-    if not (WINDOW or CHUNK or GROUPS or KEY_VALID):
+    if not (F.WINDOW or F.CHUNK or F.GROUPS or F.DOCUMENTS or F.KEY_VALID):
         open_ = n_keys // N * N
-        if CAUSAL:
+        if F.CAUSAL:
             open_ = tl.minimum(open_, (block * M + offset + 1) // N * N)
     for phase in tl.static_range(2):
         for start in range(low if phase == 0 else open_, open_ if phase == 0 else high, N):
             key = start + col
             if phase == 0:
-                k_t = tl.load(
-                    k_at + key.to(tl.int64)[None, :] * k_n + d[:, None], mask=(d < SIZE)[:, None], other=0.0
-                )
+                k = inner_rows_of(K, sample, head // group, key, d, SIZE)
             else:
-                k_t = tl.load(k_at + key.to(tl.int64)[None, :] * k_n + d[:, None],
-                              mask=(key < n_keys)[None, :] & (d < SIZE)[:, None], other=0.0)  # fmt: skip
-            s = score_tile(q, k_t, row, key, n_queries, n_keys, offset, scale, sample, head, window, chunk, origin, groups,
-                           softcap, slopes, table, reach, key_valid, phase == 1, CAUSAL, WINDOW, CHUNK, GROUPS, SOFTCAP,
-                           SLOPES, TABLE, KEY_VALID, UPCAST)  # fmt: skip
+                k = rows_of(K, sample, head // group, key, d, SIZE, n_keys)
+            s = score_tile(q, tl.trans(k), row, key, sample, head, rules, phase == 1, F)
             if W_MAX_KEY:
                 here, at = tl.max(s, 1, return_indices=True)
                 best = tl.where(here > top, start + at, best)
@@ -149,17 +148,14 @@ def row_stats(
         )
         for name in stats
     }
-    described = rules(spec, batch, q)
-    shape = blocks("row", q.dtype, size, interpreted(_row_kernel))
-    q, k = strides(q), strides(k)
+    rules, flags = describe(spec, q, k.shape[2], interpreted(_row_kernel))
+    shape = blocks("row", q.dtype, size, flags.UPCAST)
     dummy = torch.empty(1, device=q.device)
     pointers = {pointer: out.get(name, dummy) for name, pointer in _OUTPUTS.items()}
     wanted = {f"W_{pointer}": name in out for name, pointer in _OUTPUTS.items()}
     sink = dummy if spec.sink is None else spec.sink.float().contiguous()
     _row_kernel[(triton.cdiv(n_queries, shape.M), batch * heads)](
-        Q=q, K=k, SINK=sink, **pointers, heads=heads, group=heads // k.shape[1], n_queries=n_queries, n_keys=k.shape[2],
-        q_b=q.stride(0), q_h=q.stride(1), q_n=q.stride(2), k_b=k.stride(0), k_h=k.stride(1), k_n=k.stride(2),
-        **described.values, **described.flags, HAS_SINK=spec.sink is not None, **wanted,
-        SIZE=size, D=shape.D, M=shape.M, N=shape.N, UPCAST=interpreted(_row_kernel), **shape.options,
+        Q=view(q), K=view(k), rules=rules, SINK=sink, **pointers, heads=heads, group=heads // k.shape[1], F=flags,
+        HAS_SINK=spec.sink is not None, **wanted, SIZE=size, D=shape.D, M=shape.M, N=shape.N, **shape.options,
     )  # fmt: skip
     return absent(out, spec)

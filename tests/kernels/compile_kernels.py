@@ -14,44 +14,37 @@ from triton.compiler import ASTSource
 from probe.kernels.column_pass.triton import _column_kernel
 from probe.kernels.launch import blocks
 from probe.kernels.row_pass.triton import _row_kernel
+from probe.kernels.score_tile import Flags, Rules, View
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 POINTERS = {
     "SINK": "fp32", "LSE": "fp32", "ENTROPY": "fp32", "MAX_PROB": "fp32", "MAX_KEY": "i64", "DISTANCE": "fp32",
-    "MOMENT": "fp32", "KEY_MASS": "fp32", "MASS": "fp32", "WEIGHTS": "fp32", "origin": "i32", "groups": "i32",
-    "slopes": "fp32", "table": "fp32", "key_valid": "u8", "span": "i32",
+    "MOMENT": "fp32", "KEY_MASS": "fp32", "MASS": "fp32", "WEIGHTS": "fp32",
 }  # fmt: skip
-FLOATS = ("scale", "softcap")
-VARIANTS = {
-    "causal": {"CAUSAL"},
-    "all": {
-        "CAUSAL",
-        "WINDOW",
-        "CHUNK",
-        "GROUPS",
-        "SOFTCAP",
-        "SLOPES",
-        "TABLE",
-        "KEY_VALID",
-        "HAS_SINK",
-        "WEIGHTED",
-    },
-}
+RULES = Rules(
+    n_queries="i32", n_keys="i32", offset="i32", scale="fp32", window="i32", chunk="i32", origin="*i32", groups="*i32",
+    starts="*i32", ends="*i32", softcap="fp32", slopes="*fp32", table="*fp32", reach="i32", key_valid="*u8", span="*i32",
+)  # fmt: skip
+CAUSAL = Flags(True, *[False] * (len(Flags._fields) - 1))
+ALL = Flags(*[True] * len(Flags._fields))._replace(UPCAST=False)
 
 
 def source(kernel, sweep, dtype, size, flags):
     shape = blocks(sweep, DTYPES[dtype], size, interpreted=False)
-    fixed = {"SIZE": size, "D": shape.D, "M": shape.M, "N": shape.N, "UPCAST": False}
+    fixed = {"SIZE": size, "D": shape.D, "M": shape.M, "N": shape.N, "F": flags}
     signature, constants, attributes = {}, {}, {}
     for at, name in enumerate(kernel.arg_names):
-        if name in ("Q", "K") or name in POINTERS:
-            signature[name] = f"*{POINTERS.get(name, dtype)}"
+        if name in ("Q", "K"):
+            signature[name] = View(f"*{dtype}", "i32", "i32", "i32")
+            attributes |= {(at, part): [["tt.divisibility", 16]] for part in range(4)}
+        elif name == "rules":
+            signature[name] = RULES
+        elif name in POINTERS:
+            signature[name] = f"*{POINTERS[name]}"
             attributes[(at,)] = [["tt.divisibility", 16]]
         elif name.isupper():
             signature[name] = "constexpr"
-            constants[name] = fixed.get(name, name.startswith("W_") or name in flags)
-        elif name in FLOATS:
-            signature[name] = "fp32"
+            constants[name] = fixed.get(name, name.startswith("W_") or flags is ALL)
         else:
             signature[name] = "i32"
     return ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes), shape.options
@@ -61,17 +54,18 @@ report = []
 for sweep, kernel in (("row", _row_kernel), ("column", _column_kernel)):
     for arch in (80, 90):
         for dtype, size, variant in (
-            ("bf16", 64, "causal"),
-            ("bf16", 128, "all"),
-            ("fp16", 128, "causal"),
-            ("fp32", 64, "all"),
+            ("bf16", 64, CAUSAL),
+            ("bf16", 128, ALL),
+            ("fp16", 128, CAUSAL),
+            ("fp32", 64, ALL),
         ):
-            src, options = source(kernel, sweep, dtype, size, VARIANTS[variant])
+            src, options = source(kernel, sweep, dtype, size, variant)
             built = triton.compile(src, target=GPUTarget("cuda", arch, 32), options=options)
             report.append(
                 {
-                    "kernel": sweep, "arch": arch, "dtype": dtype, "variant": variant, "cubin": len(built.asm["cubin"]),
-                    "shared": built.metadata.shared, "wgmma": built.asm["ptx"].count("wgmma.mma_async"),
+                    "kernel": sweep, "arch": arch, "dtype": dtype, "variant": "all" if variant is ALL else "causal",
+                    "cubin": len(built.asm["cubin"]), "shared": built.metadata.shared,
+                    "wgmma": built.asm["ptx"].count("wgmma.mma_async"),
                 }
             )  # fmt: skip
 print(json.dumps(report))

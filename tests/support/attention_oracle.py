@@ -28,6 +28,9 @@ def mask(spec, batch, n_queries, n_keys):
             of_key = spec.groups[b].cpu()
             of_row = of_key[spec.offset : spec.offset + n_queries]
             seen = seen | ((of_row[:, None] == of_key[None, :]) & (of_row >= 0)[:, None])
+        if spec.documents is not None:
+            of_key = spec.documents[b].cpu()
+            seen = seen & (of_key[spec.offset : spec.offset + n_queries][:, None] == of_key[None, :])
         if spec.key_valid is not None:
             seen = seen & spec.key_valid[b].cpu()[None, :]
         out[b] = seen

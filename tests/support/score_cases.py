@@ -25,6 +25,15 @@ def _table(heads, reach=5):
     return torch.randn(heads, 2 * reach + 1, generator=torch.Generator().manual_seed(5))
 
 
+def _documents(batch, n):
+    """Documents of 17, 1, 30, … positions, cut differently in every sample; numbers with gaps."""
+    lengths = [17, 1, 30, 2, 64, 5, 128, 333]
+    numbers = torch.tensor(
+        [2 * d for d, length in enumerate(lengths * (n // 500 + 2)) for _ in range(length)]
+    )
+    return torch.stack([numbers[5 * b : 5 * b + n] for b in range(batch)])
+
+
 #: name → (batch, heads, n, head size) → keyword arguments of a ScoreSpec
 RULES = {
     "full": lambda b, h, n, d: {},
@@ -51,6 +60,14 @@ RULES = {
     "image-blocks": lambda b, h, n, d: {
         "causal": True,
         "window": 6,
+        "groups": torch.where(torch.arange(n)[None].expand(b, n) % 20 < 8, torch.arange(n)[None] // 20, -1),
+    },
+    "documents": lambda b, h, n, d: {"causal": True, "documents": _documents(b, n)},
+    "documents-both-ways": lambda b, h, n, d: {"documents": _documents(b, n), **_self_padding(b, n, "right")},
+    "documents-window-groups": lambda b, h, n, d: {
+        "causal": True,
+        "window": 6,
+        "documents": _documents(b, n),
         "groups": torch.where(torch.arange(n)[None].expand(b, n) % 20 < 8, torch.arange(n)[None] // 20, -1),
     },
     "softcap": lambda b, h, n, d: {"causal": True, "softcap": 3.0},
