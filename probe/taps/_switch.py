@@ -3,7 +3,7 @@
 All routed modeling files ask `ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)` for their attention
 function. While at least one listener is there, an instance attribute of that name stands in front of the
 method; what it returns calls the function that would have been returned, with exactly the same arguments, and
-gives its result back untouched.
+gives its result back untouched. Under a `LazyMask` it calls that function on blocks of query rows.
 """
 
 import threading
@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from probe.taps._lazy_mask import LazyMask, attend
 
 _ARGUMENTS = ("query", "key", "value", "attention_mask")
 
@@ -49,8 +51,11 @@ class _Switch:
         function = self.original(attn_implementation, default)
 
         def relay(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-            result = function(module, *args, **kwargs)
             arguments = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
+            if isinstance(arguments.get("attention_mask"), LazyMask):
+                result: Any = attend(function, module, arguments, args[len(_ARGUMENTS) :])
+            else:
+                result = function(module, *args, **kwargs)
             for listener in tuple(self.listeners):
                 listener(Observed(module, attn_implementation, function, default, arguments, result[0]))
             return result
@@ -68,6 +73,14 @@ class _Switch:
 
 _switches: dict[int, _Switch] = {}
 _lock = threading.RLock()
+
+
+def wrapped(interface: Any) -> bool:
+    """Whether someone else stands in front of `interface`'s method."""
+    with _lock:
+        switch = _switches.get(id(interface))
+        first = interface.__dict__.get("get_interface") if switch is None else switch.before
+        return first is not None
 
 
 def listen(interface: Any, listener: Listener) -> None:

@@ -1,7 +1,8 @@
 """The tap for Hugging Face transformers: all modules that route attention through `ALL_ATTENTION_FUNCTIONS`.
 
 The model, its config, its masks and its backend stay untouched (see `_switch`); outputs are those of the
-user's backend.
+user's backend. Where a verified architecture would make a dense mask for a long input, it gets the same mask row by
+row (see `_mask_switch`).
 """
 
 import fnmatch
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from probe.call import AttentionCall
 from probe.errors import InputError, ModelError
-from probe.taps._switch import Observed, listen, unlisten
+from probe.taps._mask_switch import lend, owner_of, take_back
+from probe.taps._switch import Observed, listen, unlisten, wrapped
 from probe.taps.rules import Rules, backend_of
 
 
@@ -98,6 +100,7 @@ class HFTap:
         self._receive = receive
         self._rules = Rules(valid)
         self._layers, self._patterns = self._selection(layers)
+        self._owner = owner_of(model, [site.module for site in self.sites])
         self._calls: list[tuple[str, int]] = []
         self._recorded: set[int] = set()
         self._thread = 0
@@ -146,15 +149,19 @@ class HFTap:
         self._calls, self._recorded = [], set()
         self._thread = threading.get_ident()
         opened: list[Any] = []
+        lazy = self._owner is not None and all(_plain_sdpa(site.interface) for site in self.sites)
         for interface in {id(s.interface): s.interface for s in self.sites}.values():
             listen(interface, self._hear)
             opened.append(interface)
         self._opened = opened
+        self._loan = lend(self._owner) if lazy and self._owner is not None else None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._loan is not None:
+            take_back(self._loan)
         for interface in self._opened:
             unlisten(interface, self._hear)
         if kind is None:
@@ -213,6 +220,12 @@ class HFTap:
             raise InputError(
                 f"layers: {sorted(unreached)} never came; the model called {len(self._calls)} layers"
             )
+
+
+def _plain_sdpa(interface: Any) -> bool:
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    return interface.get("sdpa") is sdpa_attention_forward and not wrapped(interface)
 
 
 def _refuse_compiled(model: torch.nn.Module) -> None:

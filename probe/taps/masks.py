@@ -10,6 +10,7 @@ from torch import Tensor
 
 from probe.kernels.score import ScoreSpec
 from probe.kernels.visible import visible_block
+from probe.taps._lazy_mask import LazyMask
 
 #: Entries of the mask that are looked at together.
 _BLOCK = 1 << 22
@@ -43,7 +44,7 @@ def reader(mask: Any, n_queries: int, n_keys: int, dtype: torch.dtype) -> Reader
 
     Args:
         mask: bool [B, H or 1, Nq, Nk] (True = attended), float of that shape (0 = attended, the most negative
-            value or -inf = not), or a flex `BlockMask`.
+            value or -inf = not), a flex `BlockMask`, or a `LazyMask`.
         n_queries: Nq of the call.
         n_keys: Nk of the call; a longer mask is cut, as every backend does.
         dtype: of the queries; its most negative number also counts as -inf.
@@ -53,6 +54,8 @@ def reader(mask: Any, n_queries: int, n_keys: int, dtype: torch.dtype) -> Reader
             return None
         dense = mask[..., :n_keys]
         return _bool_reader(dense) if dense.dtype == torch.bool else _float_reader(dense, dtype)
+    if isinstance(mask, LazyMask):
+        return _lazy_reader(mask, n_keys) if mask.fits(n_queries, n_keys) else None
     if callable(getattr(mask, "mask_mod", None)):
         return _block_reader(mask.mask_mod, mask.kv_indices.device, n_keys)
     return None
@@ -60,6 +63,10 @@ def reader(mask: Any, n_queries: int, n_keys: int, dtype: torch.dtype) -> Reader
 
 def _bool_reader(mask: Tensor) -> Reader:
     return lambda sample, rows: mask[min(sample, mask.shape[0] - 1), :, rows.start : rows.stop]
+
+
+def _lazy_reader(mask: LazyMask, n_keys: int) -> Reader:
+    return lambda sample, rows: mask.rows(rows, sample)[0, ..., :n_keys]
 
 
 def _float_reader(mask: Tensor, dtype: torch.dtype) -> Reader:
