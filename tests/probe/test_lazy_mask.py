@@ -1,5 +1,6 @@
 """Masks made row by row: bits, statistics and memory against the dense mask; what keeps the dense one."""
 
+import threading
 from unittest import mock
 
 import pytest
@@ -11,10 +12,12 @@ from transformers import masking_utils as hf
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import probe
+from probe import InputError, ModelError
 from probe.taps import _mask_switch
 from probe.taps._lazy_mask import ROWS, LazyMask
 from probe.taps._mask_switch import ARCHITECTURES
 from probe.taps.hf import HFTap
+from probe.taps.masks import reader
 
 LONG = {**GROUPED, "max_position_embeddings": 8192, "bos_token_id": 1, "eos_token_id": 2}
 HEAD = {**LONG, "head_dim": 16}
@@ -108,7 +111,7 @@ def test_every_verified_class_is_tested():
 @pytest.mark.parametrize("name", MODELS)
 def test_outputs_are_bit_identical(name, side, dtype):
     model = build(name).to(dtype)
-    for lengths in ([100, 70], [2 * ROWS, 700], PADDED, [3 * ROWS + 1]):
+    for lengths in ([100, 70], [2 * ROWS + 1, 700], [3 * ROWS]):
         inputs = padded(lengths, side)
         plain = logits(model, inputs)
         out, calls = tapped(model, inputs)
@@ -156,3 +159,266 @@ def test_no_tensor_of_the_size_of_a_map(name, limit, monkeypatch):
         assert seen.elements >= n * n
     else:
         assert seen.elements <= n * n / 4
+
+
+RULES = {
+    "causal": hf.causal_mask_function,
+    "window": hf.sliding_window_causal_mask_function(5),
+    "chunks": hf.chunked_causal_mask_function(7, torch.tensor([0, 4])),
+    "two ways": hf.sliding_window_bidirectional_mask_function(6),
+    "packed": hf.and_masks(
+        hf.causal_mask_function,
+        hf.packed_sequence_mask_function(torch.tensor([[0] * 9 + [1] * 21, [0] * 20 + [1] * 10])),
+    ),
+}
+
+
+@pytest.mark.parametrize("use_vmap", [False, True])
+@pytest.mark.parametrize("queries", [30, 11], ids=["whole", "after a cache"])
+@pytest.mark.parametrize("rule", RULES)
+def test_rows_are_those_of_the_dense_mask(rule, queries, use_vmap):
+    padding = torch.ones(2, 30, dtype=torch.bool)
+    padding[1, :4] = False
+    arguments = {
+        "batch_size": 2,
+        "q_length": queries,
+        "kv_length": 30,
+        "q_offset": 30 - queries,
+        "mask_function": RULES[rule],
+        "attention_mask": padding,
+        "use_vmap": use_vmap,
+    }
+    dense = hf.sdpa_mask(**arguments)
+    lazy = LazyMask(hf.sdpa_mask, arguments, "a model")
+    read = reader(lazy, queries, 29, torch.float32)
+    for rows in (range(queries), range(3, 8), range(queries - 1, queries)):
+        assert torch.equal(lazy.rows(rows), dense[:, :, rows.start : rows.stop])
+        for sample in range(2):
+            assert torch.equal(read(sample, rows), dense[sample, :, rows.start : rows.stop, :29])
+    assert reader(lazy, queries + 1, 30, torch.float32) is None
+    assert reader(lazy, queries, 31, torch.float32) is None
+
+
+USES = {
+    "shape": lambda m: m.shape,
+    "to": lambda m: m.to("cpu"),
+    "hasattr": lambda m: hasattr(m, "ndim"),
+    "slice": lambda m: m[:, :, :, :5],
+    "assign": lambda m: m.__setitem__(0, 1),
+    "add": lambda m: m + 1,
+    "add to": lambda m: torch.zeros(3) + m,
+    "number first": lambda m: 1 - m,
+    "not": lambda m: ~m,
+    "truth": lambda m: not m,
+    "equal": lambda m: m == 0,
+    "unequal": lambda m: m != 0,
+    "length": len,
+    "iterate": list,
+    "where": lambda m: torch.where(m, 1.0, 0.0),
+    "keyword": lambda m: torch.nn.functional.pad(input=m, pad=(0, 1)),
+    "in a list": lambda m: torch.cat([m, m]),
+    "sdpa": lambda m: torch.nn.functional.scaled_dot_product_attention(*[torch.zeros(1, 1, 3, 4)] * 3, m),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_any_other_use_is_refused(use):
+    mask = LazyMask(hf.sdpa_mask, {"batch_size": 1, "q_length": 3, "kv_length": 3}, "LlamaModel")
+    with pytest.raises(
+        ModelError, match=r"the attention mask, which is made row by row.*Give a shorter input"
+    ):
+        USES[use](mask)
+
+
+def test_a_model_that_touches_the_mask_is_named_and_left_as_it_was():
+    def touch(module, args, kwargs):
+        kwargs["attention_mask"] = kwargs["attention_mask"][..., :10]
+        return args, kwargs
+
+    model = build("llama")
+    handle = model.model.layers[1].register_forward_pre_hook(touch, with_kwargs=True)
+    with pytest.raises(ModelError, match="LlamaModel: something used __getitem__ on the attention mask"):
+        tapped(model, padded())
+    handle.remove()
+    assert torch.equal(logits(model, padded()), tapped(model, padded())[0])
+
+
+def test_attention_of_another_kind_refuses_the_mask():
+    model, inputs = build("llama"), padded()
+
+    def swap(*_):
+        ALL_ATTENTION_FUNCTIONS["sdpa"] = lambda *args, **kwargs: None
+
+    model.model.layers[1].register_forward_pre_hook(swap)
+    try:
+        with pytest.raises(ModelError, match=r"LlamaModel: LlamaAttention .* gave its own function"):
+            tapped(model, inputs)
+    finally:
+        del ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+
+def test_what_needs_no_mask_gets_none():
+    model = build("qwen2-window")
+    _, calls = tapped(model, padded([1600]))
+    assert calls[0].mask is None
+    assert isinstance(calls[1].mask, LazyMask)
+
+
+def subclassed(model):
+    model.__class__ = type("MyLlama", (type(model),), {})
+    return model
+
+
+def other_attention(model):
+    attention = model.model.layers[1].self_attn
+    attention.__class__ = type("MyAttention", (type(attention),), {})
+    return model
+
+
+def hooked_by_accelerate(model):
+    model.model.layers[0]._hf_hook = None
+    return model
+
+
+#: what is outside the verified list → how the model is made
+OUTSIDE = {
+    "another architecture": lambda: tiny("gpt-neox", max_position_embeddings=2048),
+    "another backend": lambda: tiny("llama", "eager", max_position_embeddings=2048),
+    "a class of the user's": lambda: subclassed(build("llama")),
+    "an attention of the user's": lambda: other_attention(build("llama")),
+    "a model spread by accelerate": lambda: hooked_by_accelerate(build("llama")),
+}
+
+
+@pytest.mark.parametrize("case", OUTSIDE)
+def test_models_outside_the_list_keep_their_dense_mask(case):
+    model = OUTSIDE[case]()
+    inputs = padded([1600, 900])
+    plain = logits(model, inputs)
+    out, calls = tapped(model, inputs)
+    assert torch.equal(plain, out)
+    assert all(isinstance(call.mask, torch.Tensor) for call in calls)
+
+
+def dense_in(model, inputs):
+    _, calls = tapped(model, inputs)
+    return all(isinstance(call.mask, torch.Tensor) for call in calls)
+
+
+def test_what_was_not_measured_keeps_its_dense_mask(monkeypatch):
+    model, inputs = build("llama"), padded()
+    assert not dense_in(model, inputs)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        assert dense_in(model, inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert dense_in(model, inputs)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+        assert not dense_in(model, inputs)
+        assert dense_in(build("llama").bfloat16(), inputs)
+    with monkeypatch.context() as patch:
+        patch.setattr(_mask_switch, "DEVICES", frozenset())
+        assert dense_in(model, inputs)
+    calls = []
+    with HFTap(model, calls.append, valid=inputs["attention_mask"].bool()):
+        model(**inputs)  # with gradients
+    assert isinstance(calls[0].mask, torch.Tensor)
+
+
+def test_short_inputs_keep_their_dense_mask(monkeypatch):
+    model = build("llama")
+    monkeypatch.setattr(_mask_switch, "DENSE_LIMIT", 2 * 1700**2)
+    assert dense_in(model, padded([1700, 1100]))
+    assert not dense_in(model, padded([1701, 1100]))
+
+
+def test_functions_of_the_user_keep_the_dense_mask():
+    model, inputs = build("llama"), padded()
+
+    def theirs(*args, **kwargs):
+        return hf.sdpa_mask(*args, **kwargs)
+
+    masks, functions = hf.ALL_MASK_ATTENTION_FUNCTIONS, ALL_ATTENTION_FUNCTIONS
+    with mock.patch.dict(masks._local_mapping, {"sdpa": theirs}):
+        assert dense_in(model, inputs)
+        assert masks._local_mapping == {"sdpa": theirs}
+    original = functions["sdpa"]
+    with mock.patch.dict(functions._local_mapping, {"sdpa": lambda *a, **k: original(*a, **k)}):
+        assert dense_in(model, inputs)
+    plain = functions.get_interface
+    functions.get_interface = lambda name, default: plain(name, default)
+    try:
+        assert dense_in(model, inputs)
+    finally:
+        del functions.get_interface
+
+
+def test_another_model_and_another_thread_keep_their_dense_mask():
+    model, other, inputs = build("llama"), build("llama", seed=1), padded()
+    given = []
+
+    def note(module, args, kwargs):
+        given.append(type(kwargs["attention_mask"]))
+
+    for each in (model, other):
+        each.model.layers[0].register_forward_pre_hook(note, with_kwargs=True)
+    with HFTap(model, lambda call: None, valid=inputs["attention_mask"].bool()):
+        logits(other, inputs)
+        thread = threading.Thread(target=lambda: logits(model, inputs))
+        thread.start()
+        thread.join()
+        logits(model, inputs)
+    assert given == [torch.Tensor, torch.Tensor, LazyMask]
+
+
+def test_the_interface_is_as_before_after_success_bad_arguments_and_failure():
+    model, inputs = build("llama"), padded()
+    masks = hf.ALL_MASK_ATTENTION_FUNCTIONS
+
+    def state():
+        return dict(vars(masks)["_local_mapping"]), sorted(vars(masks)), dict(masks._global_mapping)
+
+    def fail(*_):
+        raise RuntimeError("planted in the model")
+
+    before = state()
+    with HFTap(model, lambda call: None, valid=inputs["attention_mask"].bool()):
+        assert masks["sdpa"] is not hf.sdpa_mask
+        logits(model, inputs)
+    assert state() == before
+    with pytest.raises(InputError):
+        probe.capture(model, inputs, layers=[7])
+    assert state() == before
+    model.model.layers[1].mlp.register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="planted"):
+        probe.capture(model, inputs)
+    assert state() == before
+
+
+def test_taps_may_nest_and_close_in_any_order():
+    one, two, inputs = build("llama"), build("mistral-window"), padded()
+    valid = inputs["attention_mask"].bool()
+    first, second = [], []
+    a, b = HFTap(one, first.append, valid=valid), HFTap(two, second.append, valid=valid)
+    a.__enter__()
+    b.__enter__()
+    logits(one, inputs)
+    a.__exit__(None, None, None)
+    logits(two, inputs)
+    b.__exit__(None, None, None)
+    assert all(isinstance(call.mask, LazyMask) for call in first + second)
+    assert len(first + second) == 4
+
+
+def test_a_stand_in_of_someone_else_stays():
+    model, inputs = build("llama"), padded()
+    masks = hf.ALL_MASK_ATTENTION_FUNCTIONS
+    try:
+        with HFTap(model, lambda call: None, valid=inputs["attention_mask"].bool()):
+            ours = masks["sdpa"]
+            masks["sdpa"] = theirs = lambda *args, **kwargs: ours(*args, **kwargs)
+            logits(model, inputs)
+        assert masks["sdpa"] is theirs
+        assert dense_in(model, inputs)
+    finally:
+        del masks["sdpa"]
