@@ -1,9 +1,12 @@
 """Writing a record layer by layer, into memory or into a zarr folder that counts as whole only at the end."""
 
+import asyncio
 import os
 import shutil
 import socket
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,6 +33,7 @@ from probe.record import (
 )
 
 Array = np.ndarray[Any, Any]
+PATIENCE = 20.0  # seconds that zarr's own thread is given to end what it has begun
 
 
 class Writer:
@@ -144,18 +148,27 @@ class ZarrWriter(Writer):
         self.partial = self.target.with_name(f"{self.target.name}.partial")
         _check_target(self.target, overwrite)
         _clear_stale(self.partial)
+        _settle()  # starts zarr's thread: an interrupt while it starts finds no folder yet
+
+    def __enter__(self) -> "ZarrWriter":
         import zarr
 
+        begun = {"pid": os.getpid(), "host": socket.gethostname()}
+        self._attrs: dict[str, Any] = {
+            "format": FORMAT, "schema": SCHEMA, "status": "writing", "writer": begun,
+            "layers_expected": self.expected, "layers_written": 0,
+        }  # fmt: skip
         try:
             self.partial.mkdir(parents=True)
-            begun = {"pid": os.getpid(), "host": socket.gethostname()}
-            self._attrs: dict[str, Any] = {
-                "format": FORMAT, "schema": SCHEMA, "status": "writing", "writer": begun,
-                "layers_expected": expected, "layers_written": 0,
-            }  # fmt: skip
             self._root = zarr.create_group(self.partial, zarr_format=3, attributes=self._attrs)
+        except FileExistsError as error:  # made since we looked, so not ours to remove
+            raise InputError(f"{self.partial}: another run has just begun this record") from error
         except OSError as error:
             raise self._failed(error) from error
+        except BaseException:  # an interrupt: `with` calls __exit__ only for what was entered
+            self._abandon()
+            raise
+        return self
 
     def _failed(self, error: OSError) -> RecordError:
         self._abandon()
@@ -165,7 +178,10 @@ class ZarrWriter(Writer):
         )
 
     def _abandon(self) -> None:
-        shutil.rmtree(self.partial, ignore_errors=True)
+        try:
+            _settle()
+        finally:
+            _remove(self.partial)
 
     def _create(self) -> None:
         try:
@@ -268,7 +284,7 @@ def _clear_stale(partial: Path) -> None:
     """Remove what a killed run left; refuse what is not ours or is being written now."""
     if not os.path.lexists(partial):
         return
-    if not partial.is_dir() or (any(partial.iterdir()) and not is_record(partial)):
+    if not partial.is_dir() or not (is_record(partial) or _is_bare(partial)):
         raise InputError(
             f"{partial}: is in the way and is not an unfinished record; remove it or choose another name"
         )
@@ -281,7 +297,45 @@ def _clear_stale(partial: Path) -> None:
         raise InputError(
             f"{partial}: process {begun['pid']} is writing this record; wait, or choose another name"
         )
-    shutil.rmtree(partial)
+    _remove(partial)
+    if partial.exists():
+        raise RecordError(f"{partial}: is left from a run that ended early and cannot be removed")
+
+
+def _is_bare(folder: Path) -> bool:
+    """Whether a folder holds nothing, or nothing but a root file that zarr had not finished."""
+    return all(path.match("zarr.*.partial") for path in folder.iterdir())
+
+
+def _settle() -> None:
+    """Wait, within reason, until zarr writes nothing any more.
+
+    Its files are written by a thread of its own, where an interrupt of ours stops nothing: what had been begun
+    would appear again in a folder that we have just removed.
+    """
+    from zarr.core.sync import sync
+
+    async def rest() -> None:
+        deadline = time.monotonic() + PATIENCE
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            await asyncio.wait(others, timeout=left)
+
+    with suppress(TimeoutError):  # its thread is gone, or never began
+        sync(rest(), timeout=2 * PATIENCE)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a record, its root file last: cut short, what is left is still known as an unfinished record."""
+    for _ in range(20):
+        for entry in folder.glob("*"):
+            shutil.rmtree(entry, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        if not os.path.lexists(folder):
+            return
+        time.sleep(0.05)
 
 
 def _alive(pid: object) -> bool:
@@ -302,10 +356,11 @@ def _publish(partial: Path, target: Path) -> None:
         partial.rename(target)
         return
     old = target.with_name(f"{target.name}.replaced-{os.getpid()}")
-    target.rename(old)
     try:
+        target.rename(old)
         partial.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
-    shutil.rmtree(old)
+    finally:  # an interrupt may come between the two
+        if target.exists():
+            _remove(old)
+        else:
+            old.rename(target)

@@ -129,30 +129,56 @@ def test_a_full_disk(fails, tiny_disk):
     assert [path.name for path in tiny_disk.iterdir()] == ["fill"]
 
 
+@pytest.fixture
+def interrupted(started, slow_model, tmp_path):
+    """Send a signal to a running capture as soon as a file of its record is there; gives the process."""
+
+    def run(number, file):
+        text = tmp_path / "long.txt"
+        text.write_text("the film was a delight and the plot was thin " * 300, encoding="utf-8")
+        process = started("capture", "--model", slow_model, "--text-file", text, "--out", tmp_path / "r.zarr")
+        awaited, deadline = tmp_path / "r.zarr.partial" / file, time.monotonic() + 120
+        while not awaited.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.0005)
+        assert process.poll() is None, process.communicate()
+        process.send_signal(number)
+        return process
+
+    return run
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("number", "file"),
+    [
+        (signal.SIGINT, ""),
+        (signal.SIGINT, "text"),
+        (signal.SIGINT, "text/entropy/zarr.json"),
+        (signal.SIGINT, "text/entropy/c"),
+        (signal.SIGTERM, "text/seen_by"),
+    ],
 )
-def test_interrupting_a_capture_leaves_nothing(started, slow_model, tmp_path, number, code, said):
-    store, partial = tmp_path / "r.zarr", tmp_path / "r.zarr.partial"
-    text = tmp_path / "long.txt"
-    text.write_text("the film was a delight and the plot was thin " * 300, encoding="utf-8")
-    process = started("capture", "--model", slow_model, "--text-file", text, "--out", store)
-    deadline = time.monotonic() + 120
-    while (
-        not (partial / "text" / "entropy" / "c").exists()
-        and process.poll() is None
-        and time.monotonic() < deadline
-    ):
-        time.sleep(0.02)
-    assert process.poll() is None, process.communicate()
-    process.send_signal(number)
+def test_interrupting_a_capture_leaves_nothing(interrupted, tmp_path, number, file):
+    code, said = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}[number]
+    process = interrupted(number, file)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (code, "", f"{said}\n")
-    assert not store.exists()
-    if partial.exists():  # zarr's own thread may write a last file after the removal
+    assert [path.name for path in tmp_path.iterdir()] == ["long.txt"]
+
+
+@pytest.mark.slow
+def test_a_killed_capture_is_replaced_by_the_next(interrupted, probe, slow_model, tmp_path):
+    process = interrupted(signal.SIGKILL, "text/entropy/zarr.json")
+    process.communicate(timeout=60)
+    store, partial = tmp_path / "r.zarr", tmp_path / "r.zarr.partial"
+    assert partial.exists()
+    for path in (store, partial):
         with pytest.raises(RecordError):
-            open_record(partial)
+            open_record(path)
+    ended = probe("capture", "--model", slow_model, "--text", "A short text.", "--out", store)
+    assert ended.code == 0, ended.err
+    assert not partial.exists()
+    assert open_record(store)["tokens"].sizes["token"] < 10
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The record: the same in memory and on disk, and nothing unfinished, damaged or foreign read as whole."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -255,6 +257,130 @@ def test_an_interrupted_capture_leaves_nothing(model, inputs, tmp_path, error):
     assert leftovers(tmp_path) == []
 
 
+WRITTEN = [
+    "zarr.json",
+    "text/zarr.json",
+    "text/entropy/zarr.json",
+    "text/seen_by/zarr.json",
+    "text/entropy/c/0/1",
+]
+
+
+@pytest.fixture
+def interrupted_at(monkeypatch):
+    """Let SIGINT come while zarr's thread is about to write a file, which it does a little later."""
+    from zarr.storage import LocalStore
+
+    put = LocalStore.set
+
+    def arm(file):
+        async def late(self, key, value):
+            if key.startswith(file) and not sent:
+                sent.append(key)
+                os.kill(os.getpid(), signal.SIGINT)
+                await asyncio.sleep(0.4)
+            await put(self, key, value)
+
+        sent = []
+        monkeypatch.setattr(LocalStore, "set", late)
+        return sent
+
+    return arm
+
+
+@pytest.mark.parametrize("file", [*WRITTEN, "text/module/c", "tokens/id/c", "validity/worst/zarr.json"])
+def test_an_interrupt_while_zarr_writes_leaves_nothing(model, inputs, tmp_path, interrupted_at, file):
+    sent = interrupted_at(file)
+    with pytest.raises(KeyboardInterrupt):
+        probe.capture(model, inputs, store=tmp_path / "run.zarr")
+    assert len(sent) == 1
+    assert leftovers(tmp_path) == []
+    time.sleep(0.6)
+    assert leftovers(tmp_path) == [], "written after the removal"
+
+
+def test_an_interrupt_while_zarr_starts_its_thread_leaves_nothing(model, inputs, tmp_path, monkeypatch):
+    """zarr would then wait for a loop that never runs: the folder must not depend on it."""
+    from zarr.core import sync
+
+    def interrupted(thread):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sync, "loop", [None])
+    monkeypatch.setattr(sync, "iothread", [None])
+    monkeypatch.setattr(sync.threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        probe.capture(model, inputs, store=tmp_path / "run.zarr")
+    assert leftovers(tmp_path) == []
+
+
+def test_the_removal_does_not_wait_for_ever(tmp_path, monkeypatch):
+    from zarr.core import sync
+
+    from probe import _writer
+
+    loop = asyncio.new_event_loop()
+    monkeypatch.setattr(sync, "loop", [loop])
+    monkeypatch.setattr(_writer, "PATIENCE", 0.1)
+    (tmp_path / "run.zarr.partial").mkdir()
+    writer = _writer.ZarrWriter.__new__(_writer.ZarrWriter)
+    writer.partial = tmp_path / "run.zarr.partial"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the coroutine that nobody ran
+        writer._abandon()
+        loop.close()
+    assert leftovers(tmp_path) == []
+
+
+def test_an_interrupt_at_the_last_file_leaves_nothing_or_all(model, inputs, tmp_path, monkeypatch):
+    move = Path.rename
+
+    def interrupted(self, target):
+        os.kill(os.getpid(), signal.SIGINT)
+        return move(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        probe.capture(model, inputs, store=tmp_path / "run.zarr")
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("moved", [1, 2])
+def test_an_interrupt_while_overwriting_keeps_one_whole_record(model, inputs, store, monkeypatch, moved):
+    move, done = Path.rename, []
+
+    def interrupted(self, target):
+        move(self, target)
+        done.append(target)
+        if len(done) == moved:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        probe.capture(model, inputs, stats="lse", store=store, overwrite=True)
+    assert leftovers(store.parent) == ["run.zarr"]
+    assert probe.open_record(store).attrs["stats"] == (list(STATISTICS) if moved == 1 else ["lse"])
+
+
+def test_a_removal_that_was_cut_short_is_taken_up_again(model, inputs, store, monkeypatch):
+    """The root file goes last, so that what is left is still known as ours."""
+    partial = store.rename(f"{store}.partial")
+    edit(partial, lambda attrs: attrs.update(status="writing"))
+    remove = shutil.rmtree
+
+    def once(path, **options):
+        monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: 1 / 0)
+        remove(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", once)
+    with pytest.raises(ZeroDivisionError):
+        probe.capture(model, inputs, store=store)
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    assert is_record(partial)
+    probe.capture(model, inputs, store=store)
+    assert leftovers(store.parent) == ["run.zarr"]
+
+
 @pytest.mark.parametrize(
     ("file", "layers"),
     [("zarr.json", 0), ("text/entropy/zarr.json", 0), ("text/entropy/c/0/1", 1), ("tokens/id/c", 2)],
@@ -328,6 +454,24 @@ def test_a_partial_folder_of_someone_else_stays(model, inputs, tmp_path):
     (tmp_path / "run.zarr.partial").mkdir()  # a run killed before it wrote anything
     probe.capture(model, inputs, store=tmp_path / "run.zarr")
     assert is_record(tmp_path / "run.zarr")
+
+
+def test_a_run_that_began_at_the_same_moment_stays(model, inputs, store, monkeypatch):
+    from probe import _writer
+
+    partial = Path(f"{store}.partial")
+    monkeypatch.setattr(_writer, "_clear_stale", lambda path: shutil.copytree(store, path))
+    with pytest.raises(InputError, match="another run has just begun this record") as caught:
+        probe.capture(model, inputs, store=store, overwrite=True)
+    one_line(caught)
+    probe.open_record(partial)
+
+
+def test_a_run_killed_at_its_first_file_is_replaced(model, inputs, tmp_path):
+    (tmp_path / "run.zarr.partial").mkdir()
+    (tmp_path / "run.zarr.partial" / "zarr.0123456789abcdef.partial").write_text('{"attr')
+    probe.capture(model, inputs, store=tmp_path / "run.zarr")
+    assert leftovers(tmp_path) == ["run.zarr"]
 
 
 @pytest.mark.parametrize("kind", ["memory", "folder"])
