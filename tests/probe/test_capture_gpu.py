@@ -8,6 +8,8 @@ from tiny_models import batch, tiny
 
 import probe
 from probe.kernels.statistics import map_statistics
+from probe.taps import _mask_switch
+from probe.taps._lazy_mask import ROWS, LazyMask
 from probe.taps.hf import HFTap
 
 pytestmark = pytest.mark.gpu
@@ -116,3 +118,62 @@ def test_reports_pass(case, dtype):
     model, inputs = prepared(name, backend, dtype, (LENGTH, 700), side, **settings)
     report = probe.capture(model, inputs, stats=STATISTICS).validity.to_dataset()
     assert report["passed"].values.all(), report.to_dataframe().to_string()
+
+
+@pytest.fixture
+def row_by_row(monkeypatch):
+    """Masks made row by row on CUDA too, at any length."""
+    monkeypatch.setattr(_mask_switch, "DENSE_LIMIT", 0)
+    monkeypatch.setattr(_mask_switch, "DEVICES", frozenset({"cuda"}))
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, torch.float16, torch.float32], ids=["bf16", "fp16", "fp32"]
+)
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("lengths", [(2 * ROWS, 700), (5000, 3100), (4 * ROWS + 1, 900)])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("llama", {**LARGE, "head_dim": 64}),
+        ("llama", LARGE),
+        ("llama", {**LARGE, "head_dim": 256}),
+        ("mistral-window", {**LARGE, "sliding_window": 300}),
+        ("gemma3-mixed-windows", {**LARGE, "sliding_window": 300}),
+        ("llama4-chunks", {**LARGE, "attention_chunk_size": 300, "intermediate_size_mlp": 512}),
+    ],
+)
+@pytest.mark.usefixtures("row_by_row")
+def test_masks_made_row_by_row_keep_the_bits(name, settings, lengths, side, dtype):
+    model = tiny(name, "sdpa", **settings).to("cuda", dtype)
+    ids, mask = (x.cuda() for x in batch(lengths, max(lengths), side))
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    plain = logits(model, inputs)
+    assert torch.equal(plain, logits(model, inputs)), "the model itself is not deterministic here"
+    calls = []
+    with HFTap(model, calls.append, valid=mask.bool()):
+        tapped = logits(model, inputs)
+    assert all(isinstance(call.mask, LazyMask) for call in calls)
+    assert torch.equal(plain, tapped)
+
+
+def peak_of_a_capture(model, inputs):
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    tree = probe.capture(model, inputs)
+    assert tree.validity.attrs["passed"]
+    return torch.cuda.max_memory_allocated() - before
+
+
+@pytest.mark.usefixtures("row_by_row")
+def test_a_long_padded_capture_holds_no_map(monkeypatch):
+    n = 24_576
+    model = tiny("llama", "sdpa", **{**LARGE, "max_position_embeddings": n}).to("cuda", torch.bfloat16)
+    ids, mask = (x.cuda() for x in batch((n - 100,), n, "left"))
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    peak_of_a_capture(model, inputs)  # the kernels are compiled and tuned
+    lazy = peak_of_a_capture(model, inputs)
+    monkeypatch.setattr(_mask_switch, "DENSE_LIMIT", n**3)
+    dense = peak_of_a_capture(model, inputs)
+    assert dense >= n * n
+    assert lazy <= n * n / 2, (lazy, dense)
