@@ -59,6 +59,40 @@ def test_random_orders_are_those_of_the_seed():
     assert faithfulness_curves(additive(weights), weights, seed=6).attrs != found.attrs
 
 
+@pytest.mark.parametrize("size", [1, 2, 5, 9, 16, 300])
+def test_each_different_input_is_run_once_and_the_curves_are_those_of_running_all(size):
+    """The slow way: every step of every order runs by itself."""
+    rng = np.random.default_rng(size)
+    weights, scores, ran = rng.normal(size=size), rng.normal(size=size), []
+    model = additive(weights)
+
+    def counting(replaced):
+        ran.extend(map(tuple, replaced))
+        return model(replaced)
+
+    found = faithfulness_curves(counting, scores, n_random=20, seed=1)
+    draw, order = np.random.default_rng(1), np.argsort(-scores, kind="stable")
+    orders = [order, order[::-1]]
+    for _ in range(10):
+        shuffled = draw.permutation(size)
+        orders += [shuffled, shuffled[::-1]]
+    curves, seen = [], set()
+    for one in orders:
+        gone = np.zeros((len(step_counts(size)), size), bool)
+        for step, count in enumerate(step_counts(size)):
+            gone[step, one[:count]] = True
+        seen |= set(map(tuple, gone))
+        curves.append([model(row[None])[0] for row in gone])
+    assert len(ran) == len(set(ran)) == len(seen) <= 2**size
+    assert set(ran) == seen
+    curves = np.array(curves)
+    insertion = curves[np.arange(len(curves)) ^ 1, ::-1]
+    for name, values in (("deletion", curves), ("insertion", insertion)):
+        expected = {"": values[0], "_random": values[2:].mean(0), "_random_sd": values[2:].std(0)}
+        for ending, curve in expected.items():
+            np.testing.assert_allclose(found[name + ending].values, curve, rtol=1e-13, atol=1e-15)
+
+
 @given(st.integers(1, 2000))
 def test_steps_are_the_same_from_both_ends(size):
     counts = step_counts(size)
