@@ -50,6 +50,8 @@ class Rules(NamedTuple):
     n_queries: int
     n_keys: int
     offset: int
+    before: int
+    positions: int
     scale: float
     window: int
     chunk: int
@@ -92,42 +94,55 @@ def rows_of(x, sample, head, token, d, SIZE: tl.constexpr, n):
 def inner_rows_of(x, sample, head, token, d, SIZE: tl.constexpr):
     """As `rows_of`, for tokens that are all there."""
     at = x.at + sample.to(tl.int64) * x.sample + head.to(tl.int64) * x.head
-    return tl.load(
-        at + token.to(tl.int64)[:, None] * x.token + d[None, :], mask=(d < SIZE)[None, :], other=0.0
-    )
+    at += token.to(tl.int64)[:, None] * x.token + d[None, :]
+    return tl.load(at) if d.shape[0] == SIZE else tl.load(at, mask=(d < SIZE)[None, :], other=0.0)
 
 
 @triton.jit
-def score_tile(q, k_t, row, key, sample, head, rules, MASK: tl.constexpr, F: tl.constexpr):
+def score_tile(
+    q, k_t, row, key, sample, head, rules, MASK: tl.constexpr, F: tl.constexpr, TURNED: tl.constexpr = False
+):
     """Scores [M, N] in base 2 of query rows `row` [M] and keys `key` [N]; -inf where a key is not seen.
 
     `q` is [M, D], `k_t` is [D, N]. MASK is false only where the caller knows that every pair is visible. `scale`, `softcap`,
-    `slopes` and `table` hold log2 e already (see `describe`): one rounding less for each score.
+    `slopes` and `table` hold log2 e already (see `describe`): one rounding less for each score. TURNED gives the tile as
+    [N, M], keys down, from `q` [D, M] and `k_t` [N, D].
     """
     if F.UPCAST:
         q, k_t = q.to(tl.float32), k_t.to(tl.float32)
+    if TURNED:
+        q, k_t = k_t, q
     s = tl.dot(q, k_t, input_precision="ieee") * rules.scale
     if F.SOFTCAP:
         s = tanh(s) * rules.softcap
-    i = (row + rules.offset)[:, None]
-    j = key[None, :]
+    i, j = _places(row + rules.offset, key, TURNED)
     if F.SLOPES:
         s += tl.load(rules.slopes + head) * (j - i).to(tl.float32)
     if F.TABLE:
         away = tl.minimum(tl.maximum(j - i, -rules.reach), rules.reach) + rules.reach
         s += tl.load(rules.table + head * (2 * rules.reach + 1) + away)
     if MASK:
-        s = tl.where(visible_tile(row, key, sample, rules, F), s, float("-inf"))
+        s = tl.where(visible_tile(row, key, sample, rules, F, TURNED), s, float("-inf"))
     return s
 
 
 @triton.jit
-def visible_tile(row, key, sample, rules, F: tl.constexpr):
-    """Which keys [N] the query rows [M] see, [M, N]."""
-    i = (row + rules.offset)[:, None]
-    j = key[None, :]
+def _places(row, key, TURNED: tl.constexpr):
+    """Values of the rows and of the keys, laid out to meet in a tile."""
+    if TURNED:
+        row, key = row[None, :], key[:, None]
+    else:
+        row, key = row[:, None], key[None, :]
+    return row, key
+
+
+@triton.jit
+def visible_tile(row, key, sample, rules, F: tl.constexpr, TURNED: tl.constexpr = False):
+    """Which keys [N] the query rows [M] see, [M, N], or [N, M] if TURNED."""
+    i, j = _places(row + rules.offset, key, TURNED)
     row_inside, key_inside = row < rules.n_queries, key < rules.n_keys
-    seen = key_inside[None, :] & row_inside[:, None]
+    here, there = _places(row_inside, key_inside, TURNED)
+    seen = here & there
     if F.CAUSAL:
         seen = seen & (j <= i)
     if F.WINDOW:
@@ -135,18 +150,26 @@ def visible_tile(row, key, sample, rules, F: tl.constexpr):
     if F.CHUNK:
         start = tl.load(rules.origin + sample)
         seen = seen & (floor_div(i - start, rules.chunk) == floor_div(j - start, rules.chunk))
-    row_at = sample * rules.n_keys + row + rules.offset
-    key_at = sample * rules.n_keys + key
+    # groups and documents cover all positions, of which the keys may be a slice
+    row_at = sample * rules.positions + rules.before + rules.offset + row
+    key_at = sample * rules.positions + rules.before + key
     if F.GROUPS:
-        of_row = tl.load(rules.groups + row_at, mask=row_inside, other=-1)[:, None]
-        of_key = tl.load(rules.groups + key_at, mask=key_inside, other=-1)[None, :]
+        of_row, of_key = _places(
+            tl.load(rules.groups + row_at, mask=row_inside, other=-1),
+            tl.load(rules.groups + key_at, mask=key_inside, other=-1),
+            TURNED,
+        )
         seen = seen | ((of_row == of_key) & (of_row >= 0))
     if F.DOCUMENTS:
-        of_row = tl.load(rules.starts + row_at, mask=row_inside, other=-1)[:, None]
-        of_key = tl.load(rules.starts + key_at, mask=key_inside, other=-2)[None, :]
+        of_row, of_key = _places(
+            tl.load(rules.starts + row_at, mask=row_inside, other=-1),
+            tl.load(rules.starts + key_at, mask=key_inside, other=-2),
+            TURNED,
+        )
         seen = seen & (of_row == of_key)
     if F.KEY_VALID:
-        seen = seen & (tl.load(rules.key_valid + key_at, mask=key_inside, other=0) != 0)[None, :]
+        valid = tl.load(rules.key_valid + sample * rules.n_keys + key, mask=key_inside, other=0) != 0
+        seen = seen & _places(row_inside, valid, TURNED)[1]
     return seen
 
 
@@ -167,8 +190,9 @@ def key_span(first, last, sample, rules, F: tl.constexpr):
                 high, start + (floor_div(last + rules.offset - start, rules.chunk) + 1) * rules.chunk
             )
     if F.DOCUMENTS:
-        low = tl.maximum(low, tl.load(rules.starts + sample * rules.n_keys + first + rules.offset))
-        high = tl.minimum(high, tl.load(rules.ends + sample * rules.n_keys + last + rules.offset))
+        at = sample * rules.positions + rules.before + rules.offset
+        low = tl.maximum(low, tl.load(rules.starts + at + first))
+        high = tl.minimum(high, tl.load(rules.ends + at + last))
     if F.KEY_VALID:
         low = tl.maximum(low, tl.load(rules.span + 2 * sample))
         high = tl.minimum(high, tl.load(rules.span + 2 * sample + 1))
@@ -192,8 +216,9 @@ def row_span(first, last, sample, rules, F: tl.constexpr):
                 high, start + (floor_div(last - start, rules.chunk) + 1) * rules.chunk - rules.offset
             )
     if F.DOCUMENTS:
-        low = tl.maximum(low, tl.load(rules.starts + sample * rules.n_keys + first) - rules.offset)
-        high = tl.minimum(high, tl.load(rules.ends + sample * rules.n_keys + last) - rules.offset)
+        at = sample * rules.positions + rules.before
+        low = tl.maximum(low, tl.load(rules.starts + at + first) - rules.offset)
+        high = tl.minimum(high, tl.load(rules.ends + at + last) - rules.offset)
     return low, high
 
 
@@ -213,6 +238,7 @@ def describe(spec: ScoreSpec, q: Tensor, n_keys: int, upcast: bool) -> tuple[Rul
         upcast: whether tiles are lifted to float32, see `interpreted`.
     """
     batch, _, n_queries, _ = q.shape
+    before = spec.before or 0
     dummy = torch.zeros(1, dtype=torch.int32, device=q.device)
     origin = torch.zeros(batch, dtype=torch.int32, device=q.device) if spec.origin is None else spec.origin
     span = dummy
@@ -223,17 +249,19 @@ def describe(spec: ScoreSpec, q: Tensor, n_keys: int, upcast: bool) -> tuple[Rul
     starts = ends = dummy
     if spec.documents is not None:
         numbers = spec.documents.contiguous()
-        starts, ends = (torch.searchsorted(numbers, numbers, right=right) for right in (False, True))
+        starts, ends = (torch.searchsorted(numbers, numbers, right=right) - before for right in (False, True))
     log2e = LOG2E.value
     table = spec.distance_bias
     rules = Rules(
         n_queries=n_queries,
         n_keys=n_keys,
         offset=spec.offset,
+        before=before,
+        positions=next((x.shape[1] for x in (spec.groups, spec.documents) if x is not None), n_keys),
         scale=spec.scale * log2e if spec.softcap is None else spec.scale / spec.softcap,
         window=spec.window or 0,
         chunk=spec.chunk or 1,
-        origin=origin.int().contiguous(),
+        origin=(origin - before).int().contiguous(),
         groups=_or(spec.groups, dummy, torch.int32),
         starts=starts.int(),
         ends=ends.int(),
