@@ -28,6 +28,9 @@ class ScoreSpec:
         scale: factor on q·k.
         causal: key j is visible only if j ≤ i.
         offset: index of query 0 among the keys (decoding with a cache: n_keys - n_queries).
+        before: None if k holds all keys. Else k is a slice of them (a page of a cache, a shard) and `before` keys lie before
+            it: `offset` counts from key 0 of the slice and may be negative, queries may stand outside of the slice, and
+            `origin`, `groups` and `documents` count and cover all positions (`merge.for_keys` cuts a spec so).
         window: key j is visible only if |i - j| < window.
         chunk: key j is visible only if i and j lie in the same chunk of this many positions, counted from `origin`.
         origin: position at which chunks start to count, per sample (left padding); 0 if absent.
@@ -46,6 +49,7 @@ class ScoreSpec:
     scale: float
     causal: bool = False
     offset: int = 0
+    before: int | None = None
     window: int | None = None
     chunk: int | None = None
     origin: Int[Tensor, "B"] | None = None
@@ -73,7 +77,12 @@ class ScoreSpec:
                 "ScoreSpec.documents: got documents and chunk together, expected one of them (where chunks start in a document "
                 "is not said); give the documents one at a time"
             )
-        if self.offset < 0:
+        if self.before is not None and (self.before < 0 or self.before + self.offset < 0):
+            raise ValueError(
+                f"ScoreSpec.before: got {self.before} with offset {self.offset}, expected the number of keys before the slice, and "
+                "query 0 at position before + offset, at least 0"
+            )
+        if self.before is None and self.offset < 0:
             raise ValueError(
                 f"ScoreSpec.offset: got {self.offset}, expected the key index of query 0, at least 0"
             )
@@ -116,7 +125,7 @@ def check(q: Float[Tensor, "B H Nq D"], k: Float[Tensor, "B Hkv Nk D"], spec: Sc
         raise ValueError(f"q: got head size {size}, expected {HEAD_SIZES[0]} to {HEAD_SIZES[1]}")
     if n_queries < 1 or k.shape[2] < 1:
         raise ValueError(f"got {n_queries} queries and {k.shape[2]} keys, expected at least one of each")
-    if spec.causal and spec.offset + n_queries > k.shape[2]:
+    if spec.causal and spec.before is None and spec.offset + n_queries > k.shape[2]:
         raise ValueError(
             f"ScoreSpec.offset: got {spec.offset} with {n_queries} queries and {k.shape[2]} keys, "
             "expected every query of a causal map to stand at a key"
@@ -127,10 +136,11 @@ def check(q: Float[Tensor, "B H Nq D"], k: Float[Tensor, "B Hkv Nk D"], spec: Sc
 def _check_tensors(
     spec: ScoreSpec, batch: int, heads: int, n_queries: int, n_keys: int, device: torch.device
 ) -> None:
+    positions = n_keys if spec.before is None else None
     expected: dict[str, tuple[int | None, ...]] = {
         "origin": (batch,),
-        "groups": (batch, n_keys),
-        "documents": (batch, n_keys),
+        "groups": (batch, positions),
+        "documents": (batch, positions),
         "slopes": (heads,),
         "distance_bias": (heads, None),
         "sink": (heads,),
@@ -158,10 +168,11 @@ def _check_tensors(
                 f"ScoreSpec.{name}: got a tensor on {tensor.device}, expected {device} as q (ScoreSpec.to)"
             )
     for name in ("groups", "documents"):
-        if getattr(spec, name) is not None and spec.offset + n_queries > n_keys:
+        numbers, before = getattr(spec, name), spec.before or 0
+        if numbers is not None and before + max(n_keys, spec.offset + n_queries) > numbers.shape[1]:
             raise ValueError(
-                f"ScoreSpec.{name}: got {n_queries} queries at offset {spec.offset} and {n_keys} keys, "
-                "expected every query to stand at a key"
+                f"ScoreSpec.{name}: got {numbers.shape[1]} positions, {n_queries} queries at offset {spec.offset} and {n_keys} "
+                f"keys with {before} before them, expected every query to stand at a key"
             )
     if spec.documents is not None and bool((spec.documents.diff(dim=1) < 0).any()):
         raise ValueError(

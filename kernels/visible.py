@@ -14,7 +14,13 @@ _CHUNK_ROWS = 256
 
 
 def intervals(
-    spec: ScoreSpec, sample: int, at: Int[Tensor, "n"], length: int, *, backwards: bool = False
+    spec: ScoreSpec,
+    sample: int,
+    at: Int[Tensor, "n"],
+    length: int,
+    *,
+    backwards: bool = False,
+    first: int = 0,
 ) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"]]:
     """The half-open interval of positions that causality, window, chunk and document allow to each position of `at`.
 
@@ -24,11 +30,13 @@ def intervals(
         at: query positions among the keys, or key positions if `backwards`.
         length: how many positions there are on the other side.
         backwards: ask for the queries that see a key, instead of the keys that a query sees.
+        first: the first position on the other side, relative to key 0 as all positions here.
 
     Returns:
-        First position and one past the last, clamped to [0, length]; empty intervals have last ≤ first.
+        First position and one past the last, clamped to [first, first + length]; empty intervals have last ≤ first.
     """
-    low, high = torch.zeros_like(at), torch.full_like(at, length)
+    before = spec.before or 0
+    low, high = torch.full_like(at, first), torch.full_like(at, first + length)
     if spec.causal and backwards:
         low = at.clone()
     elif spec.causal:
@@ -36,23 +44,28 @@ def intervals(
     if spec.window is not None:
         low, high = torch.maximum(low, at - spec.window + 1), torch.minimum(high, at + spec.window)
     if spec.chunk is not None:
-        origin = 0 if spec.origin is None else int(spec.origin[sample])
+        origin = (0 if spec.origin is None else int(spec.origin[sample])) - before
         start = origin + torch.div(at - origin, spec.chunk, rounding_mode="floor") * spec.chunk
         low, high = torch.maximum(low, start), torch.minimum(high, start + spec.chunk)
     if spec.documents is not None:
         numbers = spec.documents[sample].to(at.device)
-        low = torch.maximum(low, torch.searchsorted(numbers, numbers[at]))
-        high = torch.minimum(high, torch.searchsorted(numbers, numbers[at], right=True))
-    return low.clamp(0, length), high.clamp(0, length)
+        mine = numbers[at + before]
+        low = torch.maximum(low, torch.searchsorted(numbers, mine) - before)
+        high = torch.minimum(high, torch.searchsorted(numbers, mine, right=True) - before)
+    return low.clamp(first, first + length), high.clamp(first, first + length)
 
 
 def key_span(spec: ScoreSpec, sample: int, rows: range, n_keys: int) -> tuple[int, int]:
-    """The smallest interval of keys outside which no query of `rows` sees anything (padding not looked at)."""
+    """The smallest interval of keys outside which no query of `rows` sees anything (padding not looked at).
+
+    Never empty: where nobody sees anything it holds one key.
+    """
     if spec.groups is not None:
         return 0, n_keys
     ends = torch.tensor([rows[0] + spec.offset, rows[-1] + spec.offset])
     low, high = intervals(spec, sample, ends, n_keys)
-    return int(low.min()), int(high.max())
+    start = min(int(low.min()), n_keys - 1)
+    return start, max(int(high.max()), start + 1)
 
 
 def visible_block(
@@ -61,22 +74,23 @@ def visible_block(
     """Which keys of `keys` the queries of `rows` see: one rectangle of the mask of one sample."""
     i = torch.arange(rows.start, rows.stop, device=device)[:, None] + spec.offset
     j = torch.arange(keys.start, keys.stop, device=device)[None, :]
+    before = spec.before or 0
     seen = torch.ones(len(rows), len(keys), dtype=torch.bool, device=device)
     if spec.causal:
         seen &= j <= i
     if spec.window is not None:
         seen &= (i - j).abs() < spec.window
     if spec.chunk is not None:
-        origin = 0 if spec.origin is None else int(spec.origin[sample])
+        origin = (0 if spec.origin is None else int(spec.origin[sample])) - before
         seen &= torch.div(i - origin, spec.chunk, rounding_mode="floor") == torch.div(
             j - origin, spec.chunk, rounding_mode="floor"
         )
     if spec.groups is not None:
         group = spec.groups[sample]
-        of_row, of_key = group[i], group[j]
+        of_row, of_key = group[i + before], group[j + before]
         seen |= (of_row == of_key) & (of_row >= 0)
     if spec.documents is not None:
-        seen &= spec.documents[sample][i] == spec.documents[sample][j]
+        seen &= spec.documents[sample][i + before] == spec.documents[sample][j + before]
     if spec.key_valid is not None:
         seen &= spec.key_valid[sample, None, keys.start : keys.stop]
     return seen
@@ -99,9 +113,8 @@ def visible_counts(
             at = torch.arange(n_queries, device=device) + spec.offset
             keys_seen[b] = _inside(key_valid, *intervals(spec, b, at, n_keys)) * query_valid
             at = torch.arange(n_keys, device=device)
-            low, high = intervals(spec, b, at, n_queries + spec.offset, backwards=True)
-            low, high = (low - spec.offset).clamp(min=0), (high - spec.offset).clamp(min=0)
-            seen_by[b] = _inside(query_valid, low, high) * key_valid
+            low, high = intervals(spec, b, at, n_queries, backwards=True, first=spec.offset)
+            seen_by[b] = _inside(query_valid, low - spec.offset, high - spec.offset) * key_valid
         else:
             for first in range(0, n_queries, _CHUNK_ROWS):
                 rows = range(first, min(first + _CHUNK_ROWS, n_queries))

@@ -22,7 +22,7 @@ POINTERS = {
     "MOMENT": "fp32", "KEY_MASS": "fp32", "MASS": "fp32", "WEIGHTS": "fp32",
 }  # fmt: skip
 RULES = Rules(
-    n_queries="i32", n_keys="i32", offset="i32", scale="fp32", window="i32", chunk="i32", origin="*i32", groups="*i32",
+    n_queries="i32", n_keys="i32", offset="i32", before="i32", positions="i32", scale="fp32", window="i32", chunk="i32", origin="*i32", groups="*i32",
     starts="*i32", ends="*i32", softcap="fp32", slopes="*fp32", table="*fp32", reach="i32", key_valid="*u8", span="*i32",
 )  # fmt: skip
 CAUSAL = Flags(True, *[False] * (len(Flags._fields) - 1))
