@@ -79,8 +79,8 @@ class ScoreSpec:
             )
         if self.before is not None and (self.before < 0 or self.before + self.offset < 0):
             raise ValueError(
-                f"ScoreSpec.before: got {self.before} with offset {self.offset}, expected the number of keys before the slice, and "
-                "query 0 at position before + offset, at least 0"
+                f"ScoreSpec.before: got {self.before} with offset {self.offset}, expected the number of keys before "
+                "the slice, and query 0 at position before + offset, at least 0"
             )
         if self.before is None and self.offset < 0:
             raise ValueError(

@@ -239,7 +239,6 @@ def describe(spec: ScoreSpec, q: Tensor, n_keys: int, upcast: bool) -> tuple[Rul
     """
     batch, _, n_queries, _ = q.shape
     before = spec.before or 0
-    before = spec.before or 0
     dummy = torch.zeros(1, dtype=torch.int32, device=q.device)
     origin = torch.zeros(batch, dtype=torch.int32, device=q.device) if spec.origin is None else spec.origin
     span = dummy
@@ -257,8 +256,6 @@ def describe(spec: ScoreSpec, q: Tensor, n_keys: int, upcast: bool) -> tuple[Rul
         n_queries=n_queries,
         n_keys=n_keys,
         offset=spec.offset,
-        before=before,
-        positions=next((x.shape[1] for x in (spec.groups, spec.documents) if x is not None), n_keys),
         before=before,
         positions=next((x.shape[1] for x in (spec.groups, spec.documents) if x is not None), n_keys),
         scale=spec.scale * log2e if spec.softcap is None else spec.scale / spec.softcap,
