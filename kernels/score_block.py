@@ -27,7 +27,8 @@ class Chunk:
         heads: the query heads.
         rows: the query rows.
         keys: the span of keys outside which these rows see nothing.
-        scores: [heads, rows, keys] in the precision of the computation; `FLOOR` where a key is not seen.
+        scores: [heads, rows, keys] in the precision of the computation; `FLOOR` where a key is not seen. May be overwritten;
+            the next chunk reuses its memory.
     """
 
     sample: int
@@ -44,10 +45,13 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 def chunks(q: Float[Tensor, "B H Nq D"], k: Float[Tensor, "B Hkv Nk D"], spec: ScoreSpec) -> Iterator[Chunk]:
     """Walk over the whole map, a block of query rows at a time; at most `CHUNK_SCORES` scores exist at once."""
+    q, k = q.detach(), k.detach()
     batch, heads, n_queries, _ = q.shape
     n_keys, group = k.shape[2], heads // k.shape[1]
     budget = CHUNK_SCORES.get(q.device.type, CHUNK_SCORES["cpu"])
-    step = min(_MOST_ROWS, max(_FEWEST_ROWS, budget // (group * n_keys)))
+    step = min(n_queries, _MOST_ROWS, max(_FEWEST_ROWS, budget // (group * n_keys)))
+    # one buffer for all chunks: fresh memory of this size costs a CPU more than the product itself
+    memory = torch.empty(group * step * n_keys, dtype=compute_dtype(q), device=q.device)
     for b in range(batch):
         for key_head in range(k.shape[1]):
             of_group = slice(key_head * group, (key_head + 1) * group)
@@ -57,9 +61,8 @@ def chunks(q: Float[Tensor, "B H Nq D"], k: Float[Tensor, "B Hkv Nk D"], spec: S
                 rows = range(first, min(first + step, n_queries))
                 low, high = key_span(spec, b, rows, n_keys)
                 block = q[b, of_group, rows.start : rows.stop].to(keys_t.dtype) * spec.scale
-                scores = (block.reshape(-1, q.shape[3]) @ keys_t[:, low:high]).view(
-                    group, len(rows), high - low
-                )
+                scores = memory[: group * len(rows) * (high - low)].view(group, len(rows), high - low)
+                torch.mm(block.reshape(-1, q.shape[3]), keys_t[:, low:high], out=scores.view(-1, high - low))
                 scores = _apply_rules(scores, spec, b, of_group, rows, range(low, high))
                 yield Chunk(b, of_group, slice(rows.start, rows.stop), slice(low, high), scores)
 

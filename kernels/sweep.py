@@ -11,7 +11,16 @@ from torch import Tensor
 from probe.kernels.score import ScoreSpec
 from probe.kernels.score_block import FLOOR, Chunk, chunks, compute_dtype
 
-ROW_STATISTICS = ("lse", "entropy", "max_prob", "max_key", "distance", "second_moment", "key_mass")
+ROW_STATISTICS = (
+    "lse",
+    "entropy",
+    "effective_keys",
+    "max_prob",
+    "max_key",
+    "distance",
+    "second_moment",
+    "key_mass",
+)
 
 
 def sweep(
@@ -39,79 +48,80 @@ def sweep(
     received = (
         torch.zeros(batch, heads, n_keys, dtype=dtype, device=q.device) if "received" in names else None
     )
+    memory: Tensor | None = None
     for chunk in chunks(q, k, spec):
+        if memory is None or memory.numel() < chunk.scores.numel():
+            memory = torch.empty_like(chunk.scores).flatten()
+        p = memory[: chunk.scores.numel()].view_as(chunk.scores)
         place = (chunk.sample, chunk.heads, chunk.rows)
-        rows, unnormalised, total = _row_statistics(chunk, spec, tuple(out))
+        rows = _row_statistics(chunk, p, spec, tuple(out))
         for name, values in rows.items():
-            out[name][place] = values.to(out[name].dtype)
+            if name in out:
+                out[name][place] = values.to(out[name].dtype)
         if received is not None:
-            weight = _weight(total, spec, place, weights)
-            part = torch.bmm(weight[:, None, :], unnormalised)[:, 0]
-            received[chunk.sample, chunk.heads, chunk.keys] += part
+            weight = _weight(rows["key_mass"], spec, place, weights)
+            received[chunk.sample, chunk.heads, chunk.keys] += torch.bmm(weight[:, None, :], p)[:, 0]
     if received is not None:
         out["received"] = received
     return absent(out, spec)
 
 
 def _weight(
-    total: Float[Tensor, "G rows"],
+    key_mass: Float[Tensor, "G rows"],
     spec: ScoreSpec,
     place: tuple[int, slice, slice],
     weights: Float[Tensor, "B H Nq"] | None,
 ) -> Float[Tensor, "G rows"]:
-    """What a row of unnormalised probabilities counts: w / Z, nothing for padding and for rows that see no key."""
-    weight = torch.where(total > 0, 1 / total, 0)
+    """What a row of probabilities that sum to 1 counts: its mass on keys, weighted, and nothing for padding."""
+    weight = key_mass
     if weights is not None:
-        weight = weight * weights[place].to(total.dtype)
+        weight = weight * weights[place].to(weight.dtype)
     if spec.query_valid is not None:
         weight = weight * spec.query_valid[place[0], place[2]]
     return weight
 
 
 def _row_statistics(
-    chunk: Chunk, spec: ScoreSpec, names: tuple[str, ...]
-) -> tuple[dict[str, Tensor], Float[Tensor, "G rows keys"], Float[Tensor, "G rows"]]:
-    """Row statistics of a chunk, exp(score - max) and its row sums with the sink; the chunk's scores are overwritten.
+    chunk: Chunk, p: Float[Tensor, "G rows keys"], spec: ScoreSpec, names: tuple[str, ...]
+) -> dict[str, Tensor]:
+    """Row statistics of a chunk, the mass on keys among them; `p` becomes the softmax over the keys, without the sink.
 
     Scores are taken relative to the row's maximum before they are multiplied with probabilities, so that large logits cost
-    the entropy no digits: H = ln Z · Σp - Σ p·(s - max).
+    the entropy no digits: H = ln Z - Σ p·(s - max); and Z is read off the largest probability, exp(0) / Z. A sink logit then
+    scales all probabilities by the mass m that it leaves to the keys: H becomes m·(H - ln m).
     """
     scores = chunk.scores
-    top = torch.amax(scores, -1) if scores.shape[-1] else scores.new_full(scores.shape[:2], FLOOR)
-    seen = top > FLOOR
-    sink = None if spec.sink is None else spec.sink[chunk.heads, None].to(scores.dtype)
-    shift = torch.where(seen, top, 0.0)
-    if sink is not None:
-        shift = torch.maximum(torch.where(seen, top, sink), sink)
-    scores -= shift[..., None]
-    p = scores.exp()
-    keys_total = p.sum(-1)
-    total = keys_total if sink is None else keys_total + (sink - shift).exp()
-    log_total = total.log()
-    share = torch.where(total > 0, keys_total / total, 0)
-    rows: dict[str, Tensor] = {}
-    if "lse" in names:
-        rows["lse"] = shift + log_total
-    if "entropy" in names:
-        rows["entropy"] = torch.where(seen, share * log_total - torch.linalg.vecdot(p, scores) / total, 0)
-    if "key_mass" in names:
-        rows["key_mass"] = share
-    if "max_prob" in names:
-        rows["max_prob"] = torch.where(seen, (top - shift - log_total).exp(), 0)
+    nothing = scores.new_full(scores.shape[:2], FLOOR)
+    top = torch.amax(scores, -1) if scores.shape[-1] else nothing
+    seen = ~(top <= FLOOR)
+    scores -= torch.where(seen, top, 0.0)[..., None]
+    torch.softmax(scores, -1, out=p)
+    peak = p.amax(-1) if scores.shape[-1] else torch.ones_like(top)
+    log_keys = log_total = -peak.log()
+    if spec.sink is not None:
+        log_total = torch.logaddexp(log_keys, spec.sink[chunk.heads, None].to(p.dtype) - top)
+    log_mass = log_keys - log_total
+    mass = log_mass.exp()
+    rows = {"key_mass": mass}
     if "max_key" in names:
-        best = (
-            scores.argmax(-1) + chunk.keys.start
-            if scores.shape[-1]
-            else torch.zeros_like(top, dtype=torch.int64)
-        )
-        rows["max_key"] = torch.where(seen, best, -1)
+        best = scores.argmax(-1) if scores.shape[-1] else torch.zeros_like(top, dtype=torch.int64)
+        rows["max_key"] = best + chunk.keys.start
+    if "max_prob" in names:
+        rows["max_prob"] = mass * peak
+    if "entropy" in names or "effective_keys" in names:
+        rows["entropy"] = mass * (log_keys - torch.mul(p, scores, out=scores).sum(-1) - log_mass)
+        rows["effective_keys"] = rows["entropy"].exp()
     if "second_moment" in names:
-        rows["second_moment"] = torch.where(seen, torch.linalg.vecdot(p, p) / total.square(), 0)
+        rows["second_moment"] = mass.square() * torch.mul(p, p, out=scores).sum(-1)
     if "distance" in names:
         i = torch.arange(chunk.rows.start, chunk.rows.stop, device=p.device)[:, None] + spec.offset
         away = (torch.arange(chunk.keys.start, chunk.keys.stop, device=p.device) - i).abs().to(p.dtype)
-        rows["distance"] = torch.where(seen, torch.linalg.vecdot(p, away) / total, 0)
-    return rows, p, total
+        rows["distance"] = mass * torch.mul(p, away, out=scores).sum(-1)
+    rows = {n: torch.where(seen, values, -1 if n == "max_key" else 0) for n, values in rows.items()}
+    if "lse" in names:
+        nobody = nothing.fill_(-torch.inf) if spec.sink is None else spec.sink[chunk.heads, None].to(p.dtype)
+        rows["lse"] = torch.where(seen, top + log_total, nobody)
+    return rows
 
 
 def absent(statistics: dict[str, Tensor], spec: ScoreSpec) -> dict[str, Tensor]:

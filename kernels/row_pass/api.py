@@ -19,9 +19,10 @@ def row_stats(
 ) -> dict[str, Tensor]:
     """Compute exact statistics of every row of the attention map without forming it.
 
-    Statistics: `lse` ln Σ exp(score), the sink logit included; `entropy` -Σ p ln p over the keys, in nats; `max_prob` and
-    `max_key` the largest weight and its key (the first of equals); `distance` Σ p·|i - j| in tokens; `second_moment` Σ p²;
-    `key_mass` Σ p over the keys, which is 1 minus the mass of the sink.
+    Statistics: `lse` ln Σ exp(score), the sink logit included; `entropy` -Σ p ln p over the keys, in nats; `effective_keys`
+    exp(entropy), the number of equal weights of that entropy; `max_prob` and `max_key` the largest weight and its key (the
+    first of equals); `distance` Σ p·|i - j| in tokens; `second_moment` Σ p²; `key_mass` Σ p over the keys, which is 1 minus
+    the mass of the sink.
 
     Args:
         q: queries as the scores use them (rotated, normalised).
@@ -32,7 +33,7 @@ def row_stats(
 
     Returns:
         [B, H, Nq] each, float32 (`max_key` int64; float64 for float64 input). NaN (-1) where the query is padding; a row that
-        sees no key has lse -inf, entropy, max_prob, distance, second_moment and key_mass 0, and max_key -1.
+        sees no key has lse -inf (or the sink logit), max_key -1, and 0 for all others.
 
     Raises:
         ValueError: a shape, dtype, rule, statistic or implementation does not fit; the message says what was expected.

@@ -24,9 +24,9 @@ from probe.kernels.sweep import absent
 
 @triton.jit
 def _row_kernel(
-    Q, K, rules, SINK, LSE, ENTROPY, MAX_PROB, MAX_KEY, DISTANCE, MOMENT, KEY_MASS, heads, group,
+    Q, K, rules, SINK, LSE, ENTROPY, EFFECTIVE, MAX_PROB, MAX_KEY, DISTANCE, MOMENT, KEY_MASS, heads, group,
     F: tl.constexpr, HAS_SINK: tl.constexpr,
-    W_LSE: tl.constexpr, W_ENTROPY: tl.constexpr, W_MAX_PROB: tl.constexpr, W_MAX_KEY: tl.constexpr,
+    W_LSE: tl.constexpr, W_ENTROPY: tl.constexpr, W_EFFECTIVE: tl.constexpr, W_MAX_PROB: tl.constexpr, W_MAX_KEY: tl.constexpr,
     W_DISTANCE: tl.constexpr, W_MOMENT: tl.constexpr, W_KEY_MASS: tl.constexpr,
     SIZE: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
@@ -51,7 +51,7 @@ def _row_kernel(
     if not (F.WINDOW or F.CHUNK or F.GROUPS or F.DOCUMENTS or F.KEY_VALID):
         open_ = n_keys // N * N
         if F.CAUSAL:
-            open_ = tl.minimum(open_, (block * M + offset + 1) // N * N)
+            open_ = tl.maximum(low, tl.minimum(open_, (block * M + offset + 1) // N * N))
     for phase in tl.static_range(2):
         for start in range(low if phase == 0 else open_, open_ if phase == 0 else high, N):
             key = start + col
@@ -70,7 +70,7 @@ def _row_kernel(
             s = s - base[:, None]
             p = tl.exp2(s)
             keep = tl.exp2(top - base)
-            if W_ENTROPY:
+            if W_ENTROPY or W_EFFECTIVE:
                 lowered = tl.where(total > 0, total * (top - base), 0.0)
                 moment1 = keep * (moment1 + lowered) + tl.sum(tl.where(p > 0, p * s, 0.0), 1)
             if W_MOMENT:
@@ -81,17 +81,17 @@ def _row_kernel(
             total = total * keep + tl.sum(p, 1)
             top = new
     _write_rows(
-        SINK, LSE, ENTROPY, MAX_PROB, MAX_KEY, DISTANCE, MOMENT, KEY_MASS, head,
+        SINK, LSE, ENTROPY, EFFECTIVE, MAX_PROB, MAX_KEY, DISTANCE, MOMENT, KEY_MASS, head,
         (tl.program_id(1).to(tl.int64) * n_queries) + row, row < n_queries, top, best, total, moment1, moment2, away,
-        HAS_SINK, W_LSE, W_ENTROPY, W_MAX_PROB, W_MAX_KEY, W_DISTANCE, W_MOMENT, W_KEY_MASS,
+        HAS_SINK, W_LSE, W_ENTROPY, W_EFFECTIVE, W_MAX_PROB, W_MAX_KEY, W_DISTANCE, W_MOMENT, W_KEY_MASS,
     )  # fmt: skip
 
 
 @triton.jit
 def _write_rows(
-    SINK, LSE, ENTROPY, MAX_PROB, MAX_KEY, DISTANCE, MOMENT, KEY_MASS, head, at, inside, top, best, total, moment1, moment2,
-    away, HAS_SINK: tl.constexpr, W_LSE: tl.constexpr, W_ENTROPY: tl.constexpr, W_MAX_PROB: tl.constexpr,
-    W_MAX_KEY: tl.constexpr, W_DISTANCE: tl.constexpr, W_MOMENT: tl.constexpr, W_KEY_MASS: tl.constexpr,
+    SINK, LSE, ENTROPY, EFFECTIVE, MAX_PROB, MAX_KEY, DISTANCE, MOMENT, KEY_MASS, head, at, inside, top, best, total,
+    moment1, moment2, away, HAS_SINK: tl.constexpr, W_LSE: tl.constexpr, W_ENTROPY: tl.constexpr,
+    W_EFFECTIVE: tl.constexpr, W_MAX_PROB: tl.constexpr, W_MAX_KEY: tl.constexpr, W_DISTANCE: tl.constexpr, W_MOMENT: tl.constexpr, W_KEY_MASS: tl.constexpr,
 ):  # fmt: skip
     """Turn the sums of a finished row block, all relative to 2^top, into statistics in natural units."""
     seen = total > 0
@@ -111,9 +111,12 @@ def _write_rows(
     log_total = tl.where(total > 0, tl.log2(safe), float("-inf"))
     if W_LSE:
         tl.store(LSE + at, (base + log_total) * LN2, mask=inside)
-    if W_ENTROPY:
+    if W_ENTROPY or W_EFFECTIVE:
         bits = (keys_total / safe) * tl.where(seen, log_total, 0.0) - moment1 / safe
-        tl.store(ENTROPY + at, tl.where(seen, bits * LN2, 0.0), mask=inside)
+        if W_ENTROPY:
+            tl.store(ENTROPY + at, tl.where(seen, bits * LN2, 0.0), mask=inside)
+        if W_EFFECTIVE:
+            tl.store(EFFECTIVE + at, tl.where(seen, tl.exp2(bits), 0.0), mask=inside)
     if W_MAX_PROB:
         tl.store(MAX_PROB + at, tl.where(seen, tl.exp2(top - base) / safe, 0.0), mask=inside)
     if W_MAX_KEY:
@@ -129,6 +132,7 @@ def _write_rows(
 _OUTPUTS = {
     "lse": "LSE",
     "entropy": "ENTROPY",
+    "effective_keys": "EFFECTIVE",
     "max_prob": "MAX_PROB",
     "max_key": "MAX_KEY",
     "distance": "DISTANCE",

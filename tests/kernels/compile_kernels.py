@@ -18,8 +18,8 @@ from probe.kernels.score_tile import Flags, Rules, View
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 POINTERS = {
-    "SINK": "fp32", "LSE": "fp32", "ENTROPY": "fp32", "MAX_PROB": "fp32", "MAX_KEY": "i64", "DISTANCE": "fp32",
-    "MOMENT": "fp32", "KEY_MASS": "fp32", "MASS": "fp32", "WEIGHTS": "fp32",
+    "SINK": "fp32", "LSE": "fp32", "ENTROPY": "fp32", "EFFECTIVE": "fp32", "MAX_PROB": "fp32", "MAX_KEY": "i64",
+    "DISTANCE": "fp32", "MOMENT": "fp32", "KEY_MASS": "fp32", "MASS": "fp32", "WEIGHTS": "fp32",
 }  # fmt: skip
 RULES = Rules(
     n_queries="i32", n_keys="i32", offset="i32", before="i32", positions="i32", scale="fp32", window="i32", chunk="i32", origin="*i32", groups="*i32",

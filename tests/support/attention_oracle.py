@@ -78,6 +78,7 @@ def statistics(q, k, spec, weights=None, dtype=torch.float64):
     out = {
         "lse": lse,
         "entropy": torch.special.entr(a).sum(-1),
+        "effective_keys": torch.where(some, torch.special.entr(a).sum(-1).exp(), 0),
         "max_prob": a.max(-1).values,
         "max_key": torch.where(some, a.argmax(-1), -1),
         "distance": (a * away).sum(-1),
@@ -92,6 +93,40 @@ def statistics(q, k, spec, weights=None, dtype=torch.float64):
                 ~valid.cpu()[:, None, :], math.nan if values.is_floating_point() else -1
             )
     return out
+
+
+def calibrated(q, k, spec, sinks, beta, kept=None, since=None, dtype=torch.float64):
+    """ACT's map [B, H, Nq, Nk], step by step from its definition; the mass on sinks, on receivers, and the lse [B, H, Nq].
+
+    Sinks keep `beta` of their weight; what they lose is paid to the visible keys that are neither sinks nor kept, in proportion
+    to their weights; a row without such keys stays as it was.
+    """
+    a, lse = attention(q, k, spec, dtype)
+    s = scores(q, k, spec, dtype)
+    n_queries, n_keys = s.shape[2:]
+    more = n_keys - sinks.shape[2]
+    is_sink = torch.nn.functional.pad(sinks.cpu(), (0, more))[:, :, None].expand(*s.shape)
+    if since is not None:
+        i = torch.arange(n_queries)[:, None] + spec.offset
+        is_sink = is_sink & (i >= torch.nn.functional.pad(since.cpu(), (0, more))[:, :, None])
+    is_kept = torch.zeros_like(is_sink)
+    if kept is not None:
+        is_kept = torch.nn.functional.pad(kept.cpu(), (0, more))[:, None, None].expand(*s.shape)
+    is_sink = is_sink & ~is_kept
+    receiver = torch.isfinite(s) & ~is_sink & ~is_kept
+    beta = torch.as_tensor(beta, dtype=dtype).cpu().reshape(-1, 1, 1)
+    mass = (a * is_sink).sum(-1)
+    shares = torch.nan_to_num(torch.softmax(s.masked_fill(~receiver, -math.inf), -1), nan=0.0)
+    paid = torch.where(is_sink, beta * a, a) + (1 - beta) * mass[..., None] * shares
+    new = torch.where(receiver.any(-1, keepdim=True), paid, a)
+    return new, mass, (a * receiver).sum(-1), lse
+
+
+def calibrated_output(weights, v, dtype):
+    """Weights [B, H, Nq, Nk] times values, at the precision of flash attention: both factors and the result in `dtype`."""
+    v = v.cpu().to(dtype).repeat_interleave(weights.shape[1] // v.shape[1], 1)
+    sums = torch.float64 if dtype == torch.float64 else torch.float32
+    return (weights.to(dtype).to(sums) @ v.to(sums)).to(dtype)
 
 
 def worst(got, truth):
