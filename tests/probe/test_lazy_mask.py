@@ -14,7 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 import probe
 from probe import InputError, ModelError
 from probe.taps import _mask_switch
-from probe.taps._lazy_mask import ROWS, LazyMask
+from probe.taps._lazy_mask import ROWS, LazyMask, attend
 from probe.taps._mask_switch import ARCHITECTURES
 from probe.taps.hf import HFTap
 from probe.taps.masks import reader
@@ -197,6 +197,31 @@ def test_rows_are_those_of_the_dense_mask(rule, queries, use_vmap):
             assert torch.equal(read(sample, rows), dense[sample, :, rows.start : rows.stop, :29])
     assert reader(lazy, queries + 1, 30, torch.float32) is None
     assert reader(lazy, queries, 31, torch.float32) is None
+
+
+@pytest.mark.parametrize(
+    ("count", "blocks"),
+    [(1, [1]), (767, [767]), (1535, [1535]), (1536, [768, 768]), (3 * 768 + 5, [768, 768, 773])],
+)
+def test_blocks_keep_the_split_of_the_flash_kernel(count, blocks, monkeypatch):
+    """The kernel takes 256 queries together where a call has 768 or more, counted from the call's first."""
+    seen = []
+
+    def sdpa(module, query, key, value, mask, dropout, *, scaling):
+        assert mask.shape == (1, 1, query.shape[2], count)
+        assert (dropout, scaling) == (0.0, 0.5)
+        seen.append(query.shape[2])
+        return query.transpose(1, 2), None
+
+    monkeypatch.setattr("transformers.integrations.sdpa_attention.sdpa_attention_forward", sdpa)
+    q = torch.randn(1, 2, count, 4)
+    sizes = {"batch_size": 1, "q_length": count, "kv_length": count}
+    mask = LazyMask(hf.sdpa_mask, sizes, "a model")
+    arguments = {"query": q, "key": q, "value": q, "attention_mask": mask, "scaling": 0.5}
+    output, weights = attend(sdpa, torch.nn.Module(), arguments, (0.0,))
+    assert torch.equal(output, q.transpose(1, 2))
+    assert weights is None
+    assert seen == blocks
 
 
 USES = {
