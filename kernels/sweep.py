@@ -5,7 +5,7 @@ twin of the Triton kernels and the way on a CPU.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from probe.kernels.score import ScoreSpec
@@ -29,8 +29,12 @@ def sweep(
     spec: ScoreSpec,
     names: tuple[str, ...],
     weights: Float[Tensor, "B H Nq"] | None = None,
+    x: Float[Tensor, "B Hx Nk C"] | None = None,
+    key_sets: Bool[Tensor, "B Hs Nk S"] | None = None,
 ) -> dict[str, Tensor]:
     """Compute the row statistics in `names`, and "received" if it is among them, in one sweep over q·kᵀ.
+
+    With `x` also "applied" A·x [B, H, Nq, C], with `key_sets` also "set_mass" [B, H, Nq, S].
 
     Returns:
         Row statistics [B, H, Nq]; "received" [B, H, Nk], the mass Σ_i w_i A_ij over valid queries (w = 1 without `weights`).
@@ -48,6 +52,10 @@ def sweep(
     received = (
         torch.zeros(batch, heads, n_keys, dtype=dtype, device=q.device) if "received" in names else None
     )
+    products = {"applied": x, "set_mass": key_sets}
+    for name, columns in products.items():
+        if columns is not None:
+            out[name] = torch.empty(*q.shape[:3], columns.shape[3], dtype=dtype, device=q.device)
     memory: Tensor | None = None
     for chunk in chunks(q, k, spec):
         if memory is None or memory.numel() < chunk.scores.numel():
@@ -58,12 +66,28 @@ def sweep(
         for name, values in rows.items():
             if name in out:
                 out[name][place] = values.to(out[name].dtype)
+        for name, columns in products.items():
+            if columns is not None:
+                of_heads = _of_heads(columns, chunk, heads).to(dtype)
+                out[name][place] = rows["key_mass"][..., None] * torch.matmul(p, of_heads)
         if received is not None:
             weight = _weight(rows["key_mass"], spec, place, weights)
             received[chunk.sample, chunk.heads, chunk.keys] += torch.bmm(weight[:, None, :], p)[:, 0]
     if received is not None:
         out["received"] = received
     return absent(out, spec)
+
+
+def _of_heads(columns: Tensor, chunk: Chunk, heads: int) -> Tensor:
+    """The columns [1 or G, keys, C] that belong to the query heads of a chunk."""
+    group = heads // columns.shape[1]
+    first, last = chunk.heads.start // group, (chunk.heads.stop - 1) // group + 1
+    of_heads = columns[chunk.sample, first:last, chunk.keys]
+    return (
+        of_heads
+        if last - first == 1
+        else of_heads.repeat_interleave((chunk.heads.stop - chunk.heads.start) // (last - first), 0)
+    )
 
 
 def _weight(
@@ -129,5 +153,6 @@ def absent(statistics: dict[str, Tensor], spec: ScoreSpec) -> dict[str, Tensor]:
     for name, values in statistics.items():
         valid = spec.key_valid if name == "received" else spec.query_valid
         if valid is not None:
-            values.masked_fill_(~valid[:, None, :], float("nan") if values.is_floating_point() else -1)
+            there = valid[:, None, :] if values.ndim == 3 else valid[:, None, :, None]
+            values.masked_fill_(~there, float("nan") if values.is_floating_point() else -1)
     return statistics

@@ -1,5 +1,5 @@
-"""One sweep over the keys of each block of query rows: all statistics of the rows of the map."""
+"""One sweep over the keys of every query: statistics of the rows, mass on sets of keys, and A·x."""
 
-from probe.kernels.row_pass.api import row_stats
+from probe.kernels.row_pass.api import apply, row_stats
 
-__all__ = ["row_stats"]
+__all__ = ["apply", "row_stats"]
