@@ -36,6 +36,23 @@ def blocks(sweep: str, dtype: torch.dtype, size: int, interpreted: bool) -> Bloc
     return Blocks(64, 32, D, {"num_warps": 4, "num_stages": 2})
 
 
+def column_blocks(dtype: torch.dtype, size: int, channels: int, interpreted: bool) -> Blocks:
+    """Block shape of the column pass (M queries × N keys), with `channels` vectors to multiply or 0."""
+    D = max(16, 1 << (size - 1).bit_length())
+    if interpreted:
+        return Blocks(64, 64, D, {})
+    if dtype == torch.float32:
+        M, N = (32, 64) if D <= 64 and channels <= 64 else (32, 32)
+        return Blocks(M, N, D, {"num_warps": 4, "num_stages": 2})
+    if D > 128 or channels > 128:
+        return Blocks(32 if channels > 128 else 64, 64, D, {"num_warps": 4, "num_stages": 2})
+    if channels:
+        return Blocks(64, 128, D, {"num_warps": 8, "num_stages": 2})
+    return Blocks(
+        128, 128, D, {"num_warps": 8, "num_stages": 2, "maxnreg": 128}
+    )  # two blocks to a multiprocessor
+
+
 def choose(implementation: str, x: Tensor) -> str:
     """Resolve "auto" by device; an explicit request is kept or refused, never replaced.
 

@@ -12,35 +12,54 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from probe.kernels.column_pass.triton import _column_kernel
-from probe.kernels.launch import blocks
+from probe.kernels.launch import blocks, column_blocks
 from probe.kernels.row_pass.triton import _row_kernel
 from probe.kernels.score_tile import Flags, Rules, View
+from probe.kernels.sink_shift.triton import _shift_kernel
+from probe.kernels.sink_shift.triton import shape_of as shift_shape
+from probe.kernels.tile.triton import _tile_kernel
+from probe.kernels.tile.triton import shape_of as tile_shape
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 POINTERS = {
     "SINK": "fp32", "LSE": "fp32", "ENTROPY": "fp32", "EFFECTIVE": "fp32", "MAX_PROB": "fp32", "MAX_KEY": "i64",
     "DISTANCE": "fp32", "MOMENT": "fp32", "KEY_MASS": "fp32", "MASS": "fp32", "WEIGHTS": "fp32",
+    "SHIFT_OF": "fp32", "PRODUCT": "fp32", "CELLS": "fp32", "PIECE_OF": "i32", "EDGES": "i32", "CELL_OF": "i32",
 }  # fmt: skip
 RULES = Rules(
-    n_queries="i32", n_keys="i32", offset="i32", before="i32", positions="i32", scale="fp32", window="i32", chunk="i32", origin="*i32", groups="*i32",
+    n_queries="i32", n_keys="i32", offset="i32", before="i32", positions="i32", scale="fp32", window="i32", chunk="i32",
+    origin="*i32", groups="*i32",
     starts="*i32", ends="*i32", softcap="fp32", slopes="*fp32", table="*fp32", reach="i32", key_valid="*u8", span="*i32",
 )  # fmt: skip
 CAUSAL = Flags(True, *[False] * (len(Flags._fields) - 1))
 ALL = Flags(*[True] * len(Flags._fields))._replace(UPCAST=False)
 
 
+def column_constants(size, flags):
+    """The pooled sum beside the column mass, as at 128k tokens; or everything at once on cells smaller than a tile."""
+    everything = flags is ALL
+    return {
+        "RECEIVED": True, "POOL": True, "MOST": False, "FINE": 4 if everything else 0, "PIECES": 4 if everything else 2,
+        "CHANNELS": size if everything else 0, "C": size, "EXPONENT": 0, "PRECISION": "tf32x3",
+    }  # fmt: skip
+
+
 def source(kernel, sweep, dtype, size, flags):
-    shape = blocks(sweep, DTYPES[dtype], size, interpreted=False)
-    fixed = {"SIZE": size, "D": shape.D, "M": shape.M, "N": shape.N, "F": flags}
+    fixed = column_constants(size, flags) if sweep == "column" else {}
+    if sweep == "column":
+        shape = column_blocks(DTYPES[dtype], size, fixed["CHANNELS"], interpreted=False)
+    else:
+        shape = blocks(sweep, DTYPES[dtype], size, interpreted=False)
+    fixed |= {"SIZE": size, "D": shape.D, "M": shape.M, "N": shape.N, "F": flags}
     signature, constants, attributes = {}, {}, {}
     for at, name in enumerate(kernel.arg_names):
-        if name in ("Q", "K"):
+        if name in ("Q", "K", "Y"):
             signature[name] = View(f"*{dtype}", "i32", "i32", "i32")
             attributes |= {(at, part): [["tt.divisibility", 16]] for part in range(4)}
         elif name == "rules":
             signature[name] = RULES
-        elif name in POINTERS:
-            signature[name] = f"*{POINTERS[name]}"
+        elif name in POINTERS or name == "OUT":
+            signature[name] = f"*{POINTERS.get(name, dtype)}"
             attributes[(at,)] = [["tt.divisibility", 16]]
         elif name.isupper():
             signature[name] = "constexpr"
@@ -50,22 +69,23 @@ def source(kernel, sweep, dtype, size, flags):
     return ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes), shape.options
 
 
+def compiled(kernel, name, dtype, size, variant, arch, **more):
+    src, options = source(kernel, name, dtype, size, variant, **more)
+    built = triton.compile(src, target=GPUTarget("cuda", arch, 32), options=options)
+    return {
+        "kernel": name, "arch": arch, "dtype": dtype, "variant": "all" if variant is ALL else "causal",
+        "cubin": len(built.asm["cubin"]), "shared": built.metadata.shared, "wgmma": built.asm["ptx"].count("wgmma.mma_async"),
+    }  # fmt: skip
+
+
+VARIANTS = (("bf16", 64, CAUSAL), ("bf16", 128, ALL), ("fp16", 128, CAUSAL), ("fp32", 64, ALL))
 report = []
-for sweep, kernel in (("row", _row_kernel), ("column", _column_kernel)):
-    for arch in (80, 90):
-        for dtype, size, variant in (
-            ("bf16", 64, CAUSAL),
-            ("bf16", 128, ALL),
-            ("fp16", 128, CAUSAL),
-            ("fp32", 64, ALL),
-        ):
-            src, options = source(kernel, sweep, dtype, size, variant)
-            built = triton.compile(src, target=GPUTarget("cuda", arch, 32), options=options)
-            report.append(
-                {
-                    "kernel": sweep, "arch": arch, "dtype": dtype, "variant": "all" if variant is ALL else "causal",
-                    "cubin": len(built.asm["cubin"]), "shared": built.metadata.shared,
-                    "wgmma": built.asm["ptx"].count("wgmma.mma_async"),
-                }
-            )  # fmt: skip
+for arch in (80, 90):
+    for case in VARIANTS:
+        for name, kernel in (("row", _row_kernel), ("column", _column_kernel)):
+            report.append(compiled(kernel, name, *case, arch))
+        dtype, size = DTYPES[case[0]], case[1]
+        report.append(compiled(_tile_kernel, "tile", *case, arch, shape=tile_shape(dtype, size)))
+        shift = {"SIZE_V": size, "DV": size, "MARKS": 32, "shape": shift_shape(dtype, size, 4096, interpreting=False)}
+        report.append(compiled(_shift_kernel, "shift", *case, arch, SHARED=False, TIMED=False, **shift))
 print(json.dumps(report))
