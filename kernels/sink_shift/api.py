@@ -76,6 +76,10 @@ def sink_shift(
         ValueError: a shape, dtype, rule, number or implementation does not fit; the message says what was expected.
     """
     check(q, k, spec)
+    if spec.before is not None:
+        raise ValueError(
+            f"ScoreSpec.before: got {spec.before}, expected None: whether a row has somebody to pay is known from all keys only"
+        )
     if v.ndim != 4 or v.shape[:3] != k.shape[:3] or not HEAD_SIZES[0] <= v.shape[3] <= HEAD_SIZES[1]:
         raise ValueError(
             f"v: got shape {tuple(v.shape)}, expected [{', '.join(map(str, k.shape[:3]))}, {HEAD_SIZES[0]} to {HEAD_SIZES[1]}] "

@@ -32,7 +32,7 @@ _VARYING = ["chosen", "group", "n_marked", "parts"]
 
 @triton.jit(do_not_specialize=["chosen", "n_marked"])
 def _list_kernel(
-    SINKS, KEPT, SINCE, LIST, COUNT, HIDE, chosen, n_marked, HAS_KEPT: tl.constexpr, TIMED: tl.constexpr, N: tl.constexpr
+    SINKS, KEEP, SINCE, LIST, COUNT, HIDE, chosen, n_marked, HAS_KEPT: tl.constexpr, TIMED: tl.constexpr, N: tl.constexpr
 ):  # fmt: skip
     """List the marked keys of one sample and head (2·key + 1 if kept), and hide them from the sweep."""
     at = tl.program_id(0).to(tl.int64) * n_marked
@@ -44,7 +44,7 @@ def _list_kernel(
         marked = (tl.load(SINKS + at + key, mask=inside, other=0) != 0).to(tl.int32)
         kept = tl.zeros([N], tl.int32)
         if HAS_KEPT:
-            kept = (tl.load(KEPT + kept_at + key, mask=inside, other=0) != 0).to(tl.int32)
+            kept = (tl.load(KEEP + kept_at + key, mask=inside, other=0) != 0).to(tl.int32)
             marked = marked | kept
         place = count + tl.cumsum(marked, 0) - 1
         tl.store(LIST + at + place, key * 2 + kept, mask=marked != 0)
@@ -196,7 +196,7 @@ def _lay_out(marked: SinkKeys) -> dict[str, Any]:
     since = made["COUNT"] if marked.since is None else marked.since.to(torch.int32).contiguous()
     batch, n, n_marked = sinks.shape
     _list_kernel[(batch * n,)](
-        SINKS=sinks.view(torch.uint8), KEPT=kept.view(torch.uint8), SINCE=since, **made, chosen=n, n_marked=n_marked,
+        SINKS=sinks.view(torch.uint8), KEEP=kept.view(torch.uint8), SINCE=since, **made, chosen=n, n_marked=n_marked,
         HAS_KEPT=marked.kept is not None, TIMED=timed, N=1024, num_warps=4,
     )  # fmt: skip
     marked.laid_out.update(made, BETA=marked.beta.float().contiguous())

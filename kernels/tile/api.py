@@ -63,8 +63,8 @@ def tile(
     if values > VALUES_LIMIT:
         raise ValueError(
             f"rows, keys: got {len(row_at)} rows × {len(key_at)} keys of {len(chosen)} heads and {q.shape[0]} samples = "
-            f"{values} values, expected at most {VALUES_LIMIT}; ask for fewer heads, a smaller rectangle, or every n-th row and key "
-            "(range(first, last, n)); pooled_map summarises a whole map"
+            f"{values} values, expected at most {VALUES_LIMIT}; ask for fewer heads, a smaller rectangle, or every n-th row "
+            "and key (range(first, last, n)); pooled_map summarises a whole map"
         )
     if choose(implementation, q) == "triton":
         from probe.kernels.tile import triton as chosen_way

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.kernels.heads import heads_on
-from probe.kernels.launch import blocks
+from probe.kernels.launch import Blocks
 from probe.kernels.score import ScoreSpec
 from probe.kernels.score_tile import LN2, LOG2E, describe, interpreted, rows_of, score_tile, view
 
@@ -43,6 +43,12 @@ def _tile_kernel(
     tl.store(OUT + at, s, mask=(row_at < n_rows)[:, None] & (key_at < n_columns)[None, :])
 
 
+def shape_of(dtype: torch.dtype, size: int) -> Blocks:
+    """Block shape of a rectangle: small, because nothing is swept and one head of a map should fill the chip."""
+    side = 32 if dtype == torch.float32 else 64
+    return Blocks(side, side, max(16, triton.next_power_of_2(size)), {"num_warps": 4})
+
+
 def tile(
     q: Float[Tensor, "B H Nq D"],
     k: Float[Tensor, "B Hkv Nk D"],
@@ -57,7 +63,7 @@ def tile(
     n_rows, n_columns = len(rows), len(keys)
     out = torch.empty(batch, len(heads), n_rows, n_columns, dtype=torch.float32, device=q.device)
     rules, flags = describe(spec, q, k.shape[2], interpreted(_tile_kernel))
-    shape = blocks("column", q.dtype, size, flags.UPCAST)
+    shape = shape_of(q.dtype, size)
     row_at, key_at = rows.to(q.device, torch.int32), keys.to(q.device, torch.int32)
     grid = (triton.cdiv(n_columns, shape.N), triton.cdiv(n_rows, shape.M), batch * len(heads))
     _tile_kernel[grid](

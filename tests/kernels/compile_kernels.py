@@ -25,6 +25,8 @@ POINTERS = {
     "SINK": "fp32", "LSE": "fp32", "ENTROPY": "fp32", "EFFECTIVE": "fp32", "MAX_PROB": "fp32", "MAX_KEY": "i64",
     "DISTANCE": "fp32", "MOMENT": "fp32", "KEY_MASS": "fp32", "MASS": "fp32", "WEIGHTS": "fp32",
     "SHIFT_OF": "fp32", "PRODUCT": "fp32", "CELLS": "fp32", "PIECE_OF": "i32", "EDGES": "i32", "CELL_OF": "i32",
+    "HEADS": "i32", "ROWS": "i32", "KEYS": "i32", "SINKS": "u8", "KEEP": "u8", "SINCE": "i32", "HIDE": "fp32", "LIST": "i32",
+    "COUNT": "i32", "BETA": "fp32", "REST": "fp32", "ACC": "fp32", "TOP": "fp32", "TOTAL": "fp32",
 }  # fmt: skip
 RULES = Rules(
     n_queries="i32", n_keys="i32", offset="i32", before="i32", positions="i32", scale="fp32", window="i32", chunk="i32",
@@ -44,16 +46,18 @@ def column_constants(size, flags):
     }  # fmt: skip
 
 
-def source(kernel, sweep, dtype, size, flags):
-    fixed = column_constants(size, flags) if sweep == "column" else {}
-    if sweep == "column":
+def source(kernel, sweep, dtype, size, flags, shape=None, **more):
+    fixed = column_constants(size, flags) if sweep == "column" else more
+    if shape is not None:
+        pass
+    elif sweep == "column":
         shape = column_blocks(DTYPES[dtype], size, fixed["CHANNELS"], interpreted=False)
     else:
         shape = blocks(sweep, DTYPES[dtype], size, interpreted=False)
     fixed |= {"SIZE": size, "D": shape.D, "M": shape.M, "N": shape.N, "F": flags}
     signature, constants, attributes = {}, {}, {}
     for at, name in enumerate(kernel.arg_names):
-        if name in ("Q", "K", "Y"):
+        if name in ("Q", "K", "V", "Y"):
             signature[name] = View(f"*{dtype}", "i32", "i32", "i32")
             attributes |= {(at, part): [["tt.divisibility", 16]] for part in range(4)}
         elif name == "rules":
