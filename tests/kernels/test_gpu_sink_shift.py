@@ -115,7 +115,7 @@ def test_the_error_does_not_grow_with_the_mass_on_the_sinks(mass):
     )
     q[..., 0] = 1.0
     k[..., 0] = 0.0
-    k[:, :, sink, 0] = math.log((n / 2) * mass / (1 - mass)) * size**0.5
+    k[:, :, sink, 0] = math.log(n * mass / (1 - mass)) * size**0.5
     q, k = q.bfloat16().cuda(), k.bfloat16().cuda()
     sinks = torch.zeros(1, 2, n, dtype=torch.bool, device="cuda")
     sinks[..., sink] = True

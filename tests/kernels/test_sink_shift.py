@@ -134,13 +134,13 @@ def test_the_error_does_not_grow_with_the_mass_on_the_sinks(mass, implementation
     )
     q[..., 0] = 1.0
     k[..., 0] = 0.0
-    k[:, :, sink, 0] = math.log((n / 2) * mass / (1 - mass)) * size**0.5
+    k[:, :, sink, 0] = math.log(n * mass / (1 - mass)) * size**0.5
     q, k, v = q.bfloat16(), k.bfloat16(), torch.randn(1, 1, n, size, generator=generator).bfloat16()
     spec = ScoreSpec(scale=size**-0.5, causal=True)
     sinks = torch.zeros(1, 2, n, dtype=torch.bool)
     sinks[..., sink] = True
     got = sink_shift(q, k, v, spec, sinks, 0.4, implementation=implementation)
-    assert float(got.sink_mass[..., n // 2 :].mean()) == pytest.approx(mass, abs=0.4 * (1 - mass))
+    assert float(got.sink_mass[..., -9:].mean()) == pytest.approx(mass, abs=0.1 * (1 - mass))
     assert_shifted(got, q, k, v, spec, sinks, 0.4)
     truth = calibrated_output(calibrated(q, k, spec, sinks, 0.4)[0], v, torch.float64)
     own = worst(got.out[:, :, 4:], truth[:, :, 4:])
