@@ -4,6 +4,7 @@ Uses no code of the library but the ScoreSpec that describes the map.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 
@@ -92,6 +93,56 @@ def statistics(q, k, spec, weights=None, dtype=torch.float64):
             out[name] = values.masked_fill(
                 ~valid.cpu()[:, None, :], math.nan if values.is_floating_point() else -1
             )
+    return out
+
+
+def columns(
+    q, k, spec, weights=None, y=None, grid=None, reduce="sum", dtype=torch.float64, lse=None, factor=None
+):
+    """What the columns of the map give, from exp(score - lse) entry by entry: "received", "transposed", "pooled".
+
+    `lse` [B, H, Nq] stands for the map's own; a row of it that is not finite gives nothing. `factor` is the dtype in which the
+    weights enter the product with `y` (as tensor cores take them).
+    """
+    s = scores(q, k, spec, dtype)
+    lse = attention(q, k, spec)[1] if lse is None else lse.cpu()
+    gives = torch.isfinite(lse)
+    if spec.query_valid is not None:
+        gives = gives & spec.query_valid.cpu()[:, None, :]
+    a = torch.exp(s - lse.to(dtype)[..., None]).masked_fill(~gives[..., None], 0)
+    w = torch.ones(a.shape[:3], dtype=dtype) if weights is None else weights.cpu().to(dtype)
+    out = {"received": (a * w.masked_fill(~gives, 0)[..., None]).sum(2)}
+    if y is not None:
+        taken = a if factor is None else a.to(factor).to(dtype)
+        out["transposed"] = taken.transpose(2, 3) @ y.cpu().to(dtype).masked_fill(~gives[..., None], 0)
+    if spec.key_valid is not None:
+        hidden = ~spec.key_valid.cpu()[:, None, :]
+        out["received"] = out["received"].masked_fill(hidden, math.nan)
+        if y is not None:
+            out["transposed"] = out["transposed"].masked_fill(hidden[..., None], math.nan)
+        a = a.masked_fill(hidden[:, :, None], 0)
+    if grid is not None:
+        pairs = torch.isfinite(scores(q, k, replace(spec, distance_bias=None), dtype))
+        if spec.query_valid is not None:
+            pairs = pairs & spec.query_valid.cpu()[:, None, :, None]
+        out["pooled"] = _cells(a, pairs, grid, reduce)
+    return out
+
+
+def _cells(a, pairs, grid, reduce):
+    """[B, H, R, C]: row cell r holds the queries from ⌊r·Nq/R⌋ to before ⌊(r+1)·Nq/R⌋, column cell c the keys likewise."""
+    out = torch.zeros(*a.shape[:2], *grid, dtype=a.dtype)
+    for r in range(grid[0]):
+        rows = slice(r * a.shape[2] // grid[0], (r + 1) * a.shape[2] // grid[0])
+        for c in range(grid[1]):
+            keys = slice(c * a.shape[3] // grid[1], (c + 1) * a.shape[3] // grid[1])
+            cell = a[:, :, rows, keys].flatten(2)
+            if reduce == "max":
+                out[:, :, r, c] = cell.max(-1).values
+                continue
+            out[:, :, r, c] = cell.sum(-1)
+            if reduce == "mean":  # 0 / 0 is NaN
+                out[:, :, r, c] /= pairs[:, :, rows, keys].flatten(2).sum(-1)
     return out
 
 
