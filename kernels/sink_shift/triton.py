@@ -8,8 +8,6 @@ a second kernel joins their parts.
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False
 # mypy: disallow-untyped-calls=False
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -17,45 +15,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.kernels.heads import heads_on
-from probe.kernels.launch import Blocks, blocks
+from probe.kernels.launch import Blocks
 from probe.kernels.score import ScoreSpec
 from probe.kernels.score_tile import describe, interpreted, key_span, rows_of, view
 from probe.kernels.sink_shift.keys import SinkKeys
+from probe.kernels.sink_shift.layout import lay_out
 from probe.kernels.sink_shift.parts import marked_keys, receivers, write_rows
 
 #: Programs that share the keys of one row block leave at least this many keys to each.
 _KEYS_PER_PART = 256
 
-_NEVER = tl.constexpr(2147483647)
 _VARYING = ["chosen", "group", "n_marked", "parts"]
-
-
-@triton.jit(do_not_specialize=["chosen", "n_marked"])
-def _list_kernel(
-    SINKS, KEEP, SINCE, LIST, COUNT, HIDE, chosen, n_marked, HAS_KEPT: tl.constexpr, TIMED: tl.constexpr, N: tl.constexpr
-):  # fmt: skip
-    """List the marked keys of one sample and head (2·key + 1 if kept), and hide them from the sweep."""
-    at = tl.program_id(0).to(tl.int64) * n_marked
-    kept_at = (tl.program_id(0) // chosen).to(tl.int64) * n_marked
-    count = tl.program_id(0) * 0
-    for start in range(0, n_marked, N):
-        key = start + tl.arange(0, N)
-        inside = key < n_marked
-        marked = (tl.load(SINKS + at + key, mask=inside, other=0) != 0).to(tl.int32)
-        kept = tl.zeros([N], tl.int32)
-        if HAS_KEPT:
-            kept = (tl.load(KEEP + kept_at + key, mask=inside, other=0) != 0).to(tl.int32)
-            marked = marked | kept
-        place = count + tl.cumsum(marked, 0) - 1
-        tl.store(LIST + at + place, key * 2 + kept, mask=marked != 0)
-        if TIMED:
-            since = tl.load(SINCE + at + key, mask=inside, other=0)
-            since = tl.where(kept != 0, -1, tl.where(marked != 0, since, _NEVER))
-            tl.store(HIDE + at + key, since, mask=inside)
-        else:
-            tl.store(HIDE + at + key, tl.where(marked != 0, float("-inf"), 0.0), mask=inside)
-        count += tl.sum(marked, 0)
-    tl.store(COUNT + tl.program_id(0), count)
 
 
 @triton.jit(do_not_specialize=_VARYING)
@@ -158,19 +128,17 @@ def _join_kernel(
 
 def shape_of(dtype: torch.dtype, size: int, n_queries: int, interpreting: bool) -> Blocks:
     """Block shape of the sweep; `size` is the larger of the two head sizes."""
-    plain = blocks("row", dtype, size, interpreting)
+    D = max(16, triton.next_power_of_2(size))
     if interpreting:
-        return plain
-    if n_queries <= 16:
-        if dtype == torch.float32 or plain.D > 128:
-            return Blocks(16, 32, plain.D, {"num_warps": 4, "num_stages": 2})
-        return Blocks(16, 128, plain.D, {"num_warps": 4, "num_stages": 3})
+        return Blocks(64, 64, D, {})
     if dtype == torch.float32:
-        M, N = (32, 32) if plain.D <= 128 else (16, 16)
-        return Blocks(M, N, plain.D, {"num_warps": 4, "num_stages": 2})
-    if plain.D <= 128:
-        return Blocks(128, 64, plain.D, {"num_warps": 8, "num_stages": 3})
-    return Blocks(64, 32, plain.D, {"num_warps": 8, "num_stages": 2})
+        M, N = (32, 32) if D <= 128 and n_queries > 16 else (16, 16)
+        return Blocks(M, N, D, {"num_warps": 4, "num_stages": 2})
+    if n_queries <= 16:
+        return Blocks(16, 128 if D <= 128 else 32, D, {"num_warps": 4, "num_stages": 3})
+    if D <= 128:
+        return Blocks(128, 64, D, {"num_warps": 8, "num_stages": 3})
+    return Blocks(64, 32, D, {"num_warps": 8, "num_stages": 2})
 
 
 def parts_of(programs: int, n_keys: int, device: torch.device) -> int:
@@ -179,28 +147,6 @@ def parts_of(programs: int, n_keys: int, device: torch.device) -> int:
         torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 8
     )
     return max(1, min(2 * processors // programs, n_keys // _KEYS_PER_PART, 64))
-
-
-def _lay_out(marked: SinkKeys) -> dict[str, Any]:
-    """The lists and biases of a choice of sinks, made once per choice."""
-    if marked.laid_out:
-        return marked.laid_out
-    sinks, timed = marked.sinks.contiguous(), marked.since is not None
-    device = sinks.device
-    made = {
-        "LIST": torch.empty(sinks.shape, dtype=torch.int32, device=device),
-        "COUNT": torch.empty(sinks.shape[:2], dtype=torch.int32, device=device),
-        "HIDE": torch.empty(sinks.shape, dtype=torch.int32 if timed else torch.float32, device=device),
-    }
-    kept = sinks if marked.kept is None else marked.kept.contiguous()
-    since = made["COUNT"] if marked.since is None else marked.since.to(torch.int32).contiguous()
-    batch, n, n_marked = sinks.shape
-    _list_kernel[(batch * n,)](
-        SINKS=sinks.view(torch.uint8), KEEP=kept.view(torch.uint8), SINCE=since, **made, chosen=n, n_marked=n_marked,
-        HAS_KEPT=marked.kept is not None, TIMED=timed, N=1024, num_warps=4,
-    )  # fmt: skip
-    marked.laid_out.update(made, BETA=marked.beta.float().contiguous())
-    return marked.laid_out
 
 
 def sink_shift(
@@ -220,21 +166,19 @@ def sink_shift(
     )
     rules, flags = describe(spec, q, n_keys, interpreted(_shift_kernel))
     shape = shape_of(q.dtype, max(size, size_v), n_queries, flags.UPCAST)
-    laid_out = _lay_out(marked)
+    laid_out = lay_out(marked)
     if "HEADS" not in laid_out:
         laid_out["HEADS"] = heads_on(heads, n_heads, q.device)
     row_blocks = triton.cdiv(n_queries, shape.M)
     parts = parts_of(row_blocks * batch * n, n_keys, q.device)
     DV = max(16, triton.next_power_of_2(size_v))
-    sums = torch.empty(
-        parts if parts > 1 else 0, batch, n, n_queries, DV + 2, dtype=torch.float32, device=q.device
-    )
-    split = (sums.numel() // (DV + 2)) * DV
-    flat = sums.view(-1)
+    partial = (parts if parts > 1 else 0, batch, n, n_queries)
+    acc = torch.empty(*partial, DV, dtype=torch.float32, device=q.device)
+    top, total = (torch.empty(partial, dtype=torch.float32, device=q.device) for _ in range(2))
     given = {
         "Q": view(q), "K": view(k), "V": view(v), "rules": rules, **laid_out,
         "SINK": mass if spec.sink is None else spec.sink.float().contiguous(), "OUT": out, "MASS": mass, "REST": rest,
-        "LSE": lse, "ACC": flat[:split], "TOP": flat[split : split + split // DV], "TOTAL": flat[split + split // DV :],
+        "LSE": lse, "ACC": acc, "TOP": top, "TOTAL": total,
         "chosen": n, "group": n_heads // k.shape[1], "n_marked": marked.sinks.shape[2], "parts": parts, "F": flags,
         "HAS_SINK": spec.sink is not None, "KEPT": marked.kept is not None, "TIMED": marked.since is not None,
         "SIZE": size, "SIZE_V": size_v, "D": max(16, triton.next_power_of_2(size)), "DV": DV, "MARKS": 32,
