@@ -14,7 +14,7 @@ from probe.kernels.visible import intervals, visible_block
 
 REDUCTIONS = ("sum", "mean", "max")
 _CHUNK_ROWS = 4096
-_CHUNK_PAIRS = 1 << 24
+_CHUNK_PAIRS = 1 << 22
 
 
 def check_grid(grid: Sequence[int], reduce: str, n_queries: int, n_keys: int) -> None:
