@@ -12,6 +12,7 @@ from score_cases import RULES, SHAPES, make
 from probe.kernels.score import ScoreSpec
 from probe.kernels.score_block import CHUNK_SCORES
 from probe.kernels.sink_shift import sink_keys, sink_shift
+from probe.kernels.sink_shift.layout import lay_out
 
 BOTH = pytest.mark.parametrize("implementation", ["reference", pytest.param("triton", id="interpreter")])
 
@@ -104,6 +105,28 @@ def test_the_number_of_programs_that_share_the_keys_does_not_matter(parts, monke
         assert_shifted(got, q, k, v, spec, sinks, 0.4)
 
 
+@pytest.mark.parametrize("timed", [False, True])
+def test_a_long_list_of_marked_keys(timed):
+    """More keys than the program that lists them takes at once; a choice is laid out once."""
+    n = 2_500
+    sinks, kept = sinks_of(2, 3, n, 0.3), torch.arange(n).expand(2, n) % 700 == 3
+    since = torch.randint(0, n, (2, 3, n), generator=torch.Generator().manual_seed(3)) if timed else None
+    choice = sink_keys(sinks, 0.4, kept=kept, since=since)
+    made = lay_out(choice)
+    assert lay_out(choice)["LIST"] is made["LIST"]
+    marked = sinks | kept[:, None]
+    assert torch.equal(made["COUNT"], marked.sum(-1).int())
+    for b in range(2):
+        for h in range(3):
+            keys = marked[b, h].nonzero()[:, 0]
+            entries = made["LIST"][b, h, : len(keys)]
+            assert torch.equal(entries.long(), 2 * keys + kept[b, keys])
+    hidden = torch.where(marked, -math.inf, 0.0)
+    if timed:
+        hidden = torch.where(kept[:, None], -1, torch.where(sinks, since, 2**31 - 1)).int()
+    assert torch.equal(made["HIDE"], hidden)
+
+
 @BOTH
 def test_decoding_with_frozen_sinks_is_the_prefill(implementation):
     """The choice made at the prefill serves all later steps; keys that the cache gains are no sinks."""
@@ -112,6 +135,7 @@ def test_decoding_with_frozen_sinks_is_the_prefill(implementation):
     v, sinks = values_of(k, 16), sinks_of(2, 4, first)
     choice = sink_keys(sinks, 0.4)
     whole = sink_shift(q, k, v, spec, sinks, 0.4, implementation=implementation)
+    assert_shifted(whole, q, k, v, spec, sinks, 0.4)
     for step in range(first, n):
         now = slice(step, step + 1)
         got = sink_shift(
