@@ -132,8 +132,8 @@ def shape_of(dtype: torch.dtype, size: int, n_queries: int, interpreting: bool) 
     if interpreting:
         return Blocks(64, 64, D, {})
     if dtype == torch.float32:
-        M, N = (32, 32) if D <= 128 and n_queries > 16 else (16, 16)
-        return Blocks(M, N, D, {"num_warps": 4, "num_stages": 2})
+        M = 32 if D <= 128 and n_queries > 16 else 16
+        return Blocks(M, 32, D, {"num_warps": 4 if D <= 128 else 8, "num_stages": 2})
     if n_queries <= 16:
         return Blocks(16, 128 if D <= 128 else 32, D, {"num_warps": 4, "num_stages": 3})
     if D <= 128:

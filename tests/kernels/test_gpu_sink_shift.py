@@ -1,12 +1,11 @@
 """Attention with shrunken sinks on a CUDA device against ACT's map written out in float64."""
 
-import math
 from dataclasses import replace
 
 import pytest
 import torch
-from attention_oracle import calibrated, calibrated_output, tolerance, worst
 from score_cases import RULES, make
+from sink_cases import assert_shifted, planted, sinks_of, values_of
 
 from probe.kernels.score import ScoreSpec
 from probe.kernels.sink_shift import sink_keys, sink_shift
@@ -22,42 +21,22 @@ def poisoned_memory():
     torch.use_deterministic_algorithms(False)
 
 
-def sinks_of(batch, heads, n, share=0.05):
-    out = torch.rand(batch, heads, n, generator=torch.Generator().manual_seed(n)) < share
-    out[:, 1:2] = False
-    out[0, 0, 0] = True
-    return out.cuda()
-
-
-def values_of(k, size):
-    return torch.randn(*k.shape[:3], size, generator=torch.Generator().manual_seed(7)).to(k)
-
-
-def assert_shifted(q, k, v, spec, sinks, **more):
-    got = sink_shift(q, k, v, spec, sinks, 0.4, implementation="triton", **more)
-    host = spec.to("cpu")
-    truth, plain = (
-        calibrated(q, k, host, sinks, 0.4, dtype=dtype, **more) for dtype in (torch.float64, torch.float32)
-    )
-    pairs = {"out": (calibrated_output(truth[0], v, torch.float64), calibrated_output(plain[0], v, q.dtype))}
-    for at, name in enumerate(("sink_mass", "rest_mass", "lse"), 1):
-        pairs[name] = tuple(
-            x if host.query_valid is None else x.masked_fill(~host.query_valid[:, None, :], math.nan)
-            for x in (truth[at], plain[at])
-        )
-    for name, (exact, same_precision) in pairs.items():
-        error, allowed = worst(getattr(got, name), exact), tolerance(same_precision, exact)
-        assert error <= allowed, f"{name}: error {error:.2e}, allowed {allowed:.2e}"
-    again = sink_shift(q, k, v, spec, sinks, 0.4, implementation="triton", **more)
+def assert_exact(q, k, v, spec, sinks, **more):
+    got, again = (sink_shift(q, k, v, spec, sinks, 0.4, implementation="triton", **more) for _ in range(2))
+    assert_shifted(got, q, k, v, spec, sinks, 0.4, **more)
     for name, one, other in zip(got._fields, got, again, strict=True):
         assert torch.equal(one.nan_to_num(nan=-5.0), other.nan_to_num(nan=-5.0)), f"{name}: not deterministic"
+
+
+def sinks_on_device(*shape):
+    return sinks_of(*shape).cuda()
 
 
 @pytest.mark.parametrize("n", [63, 100, 1000])
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule(rule, n):
     q, k, spec = make(rule, 2, 4, 2, n, 64, torch.bfloat16, "cuda")
-    assert_shifted(q, k, values_of(k, 64), spec, sinks_of(2, 4, n))
+    assert_exact(q, k, values_of(k, 64), spec, sinks_on_device(2, 4, n, 0.05))
 
 
 @pytest.mark.parametrize(
@@ -66,20 +45,20 @@ def test_every_rule(rule, n):
 def test_every_dtype_and_other_values(dtype):
     for rule in ("causal", "gemma", "sink-window-padded"):
         q, k, spec = make(rule, 2, 4, 2, 100, 64, dtype, "cuda")
-        assert_shifted(q, k, values_of(k, 40), spec, sinks_of(2, 4, 100))
+        assert_exact(q, k, values_of(k, 40), spec, sinks_on_device(2, 4, 100))
 
 
 @pytest.mark.parametrize("size", [16, 24, 80, 96, 128, 160, 256])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
 def test_every_head_size(size, dtype):
     q, k, spec = make("causal", 1, 4, 1, 300, size, dtype, "cuda")
-    assert_shifted(q, k, values_of(k, size), spec, sinks_of(1, 4, 300))
+    assert_exact(q, k, values_of(k, size), spec, sinks_on_device(1, 4, 300))
 
 
 @pytest.mark.parametrize("rule", ["causal", "left-padded"])
 def test_4097(rule):
     q, k, spec = make(rule, 1, 2, 1, 4097, 128, torch.bfloat16, "cuda")
-    assert_shifted(q, k, values_of(k, 128), spec, sinks_of(1, 2, 4097, 0.002))
+    assert_exact(q, k, values_of(k, 128), spec, sinks_on_device(1, 2, 4097, 0.002))
 
 
 @pytest.mark.parametrize("rule", ["causal", "sink", "window", "left-padded", "gemma"])
@@ -88,12 +67,12 @@ def test_decoding(rule, n_queries, n_keys):
     q, k, spec = make(rule, 2, 4, 2, n_keys, 128, torch.bfloat16, "cuda")
     valid = None if spec.query_valid is None else spec.query_valid[:, -n_queries:]
     spec = replace(spec, offset=n_keys - n_queries, query_valid=valid)
-    assert_shifted(q[:, :, -n_queries:], k, values_of(k, 128), spec, sinks_of(2, 4, n_keys))
+    assert_exact(q[:, :, -n_queries:], k, values_of(k, 128), spec, sinks_on_device(2, 4, n_keys))
 
 
 def test_one_token():
     q, k, spec = make("causal", 2, 4, 2, 1, 64, torch.bfloat16, "cuda")
-    assert_shifted(q, k, values_of(k, 64), spec, sinks_of(2, 4, 1))
+    assert_exact(q, k, values_of(k, 64), spec, sinks_on_device(2, 4, 1))
 
 
 def test_kept_keys_and_rows_from_which_sinks_count():
@@ -101,31 +80,19 @@ def test_kept_keys_and_rows_from_which_sinks_count():
     kept = torch.zeros(2, 300, dtype=torch.bool, device="cuda")
     kept[:, 0] = True
     since = torch.randint(0, 300, (2, 4, 300), generator=torch.Generator().manual_seed(3)).cuda()
-    assert_shifted(q, k, values_of(k, 64), spec, sinks_of(2, 4, 300), kept=kept)
-    assert_shifted(q, k, values_of(k, 64), spec, sinks_of(2, 4, 300), kept=kept, since=since)
+    assert_exact(q, k, values_of(k, 64), spec, sinks_on_device(2, 4, 300), kept=kept)
+    assert_exact(q, k, values_of(k, 64), spec, sinks_on_device(2, 4, 300), kept=kept, since=since)
 
 
 @pytest.mark.parametrize("mass", [0.9, 0.99, 0.999])
 def test_the_error_does_not_grow_with_the_mass_on_the_sinks(mass):
-    n, size, sink = 300, 64, 3
-    generator = torch.Generator().manual_seed(1)
-    q, k = (
-        torch.randn(1, 2, n, size, generator=generator),
-        0.1 * torch.randn(1, 1, n, size, generator=generator),
-    )
-    q[..., 0] = 1.0
-    k[..., 0] = 0.0
-    k[:, :, sink, 0] = math.log(n * mass / (1 - mass)) * size**0.5
-    q, k = q.bfloat16().cuda(), k.bfloat16().cuda()
-    sinks = torch.zeros(1, 2, n, dtype=torch.bool, device="cuda")
-    sinks[..., sink] = True
-    assert_shifted(q, k, values_of(k, size), ScoreSpec(scale=size**-0.5, causal=True), sinks)
+    assert_exact(*planted(mass, 300, device="cuda"))
 
 
 def test_decoding_with_frozen_sinks_is_the_prefill():
     n, first = 3000, 2990
     q, k, spec = make("causal", 1, 4, 2, n, 128, torch.bfloat16, "cuda")
-    v, sinks = values_of(k, 128), sinks_of(1, 4, first, 0.01)
+    v, sinks = values_of(k, 128), sinks_on_device(1, 4, first, 0.01)
     choice = sink_keys(sinks, 0.4)
     whole = sink_shift(q, k, v, spec, sinks, 0.4)
     for step in range(first, n):
@@ -141,7 +108,7 @@ def test_memory_stays_linear_at_32k():
     n = 32_768
     q = torch.randn(1, 8, n, 128, dtype=torch.bfloat16, device="cuda")
     k, v = (torch.randn(1, 2, n, 128, dtype=torch.bfloat16, device="cuda") for _ in range(2))
-    sinks = sinks_of(1, 8, n, 0.001)
+    sinks = sinks_on_device(1, 8, n, 0.001)
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
