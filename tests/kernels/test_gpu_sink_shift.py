@@ -48,9 +48,12 @@ def test_every_dtype_and_other_values(dtype):
         assert_exact(q, k, values_of(k, 40), spec, sinks_on_device(2, 4, 100))
 
 
-@pytest.mark.parametrize("size", [16, 24, 80, 96, 128, 160, 256])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
-def test_every_head_size(size, dtype):
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [(torch.bfloat16, size) for size in (16, 24, 80, 96, 128, 160, 256)]
+    + [(torch.float32, size) for size in (24, 128, 256)],
+)
+def test_every_head_size(dtype, size):
     q, k, spec = make("causal", 1, 4, 1, 300, size, dtype, "cuda")
     assert_exact(q, k, values_of(k, size), spec, sinks_on_device(1, 4, 300))
 
@@ -61,7 +64,7 @@ def test_4097(rule):
     assert_exact(q, k, values_of(k, 128), spec, sinks_on_device(1, 2, 4097, 0.002))
 
 
-@pytest.mark.parametrize("rule", ["causal", "sink", "window", "left-padded", "gemma"])
+@pytest.mark.parametrize("rule", ["causal", "sink-window-padded"])
 @pytest.mark.parametrize(("n_queries", "n_keys"), [(1, 70), (5, 3000), (333, 970)])
 def test_decoding(rule, n_queries, n_keys):
     q, k, spec = make(rule, 2, 4, 2, n_keys, 128, torch.bfloat16, "cuda")

@@ -84,7 +84,7 @@ def test_one_token():
 
 
 def test_memory_and_place_in_a_map_of_128k():
-    """One head of a 128k map: the rectangle and little else; beyond 2³¹ elements from the start of q."""
+    """One head of a 128k map: the memory of the rectangle and little else."""
     n, heads = 131_072, 2
     q = torch.zeros(1, heads, n, 128, dtype=torch.bfloat16, device="cuda")
     k = torch.randn(1, 1, n, 128, dtype=torch.bfloat16, device="cuda")
