@@ -55,4 +55,7 @@ def assert_shifted(got, q, k, v, spec, sinks, beta, heads=None, **more):
             worst(getattr(got, name), exact[:, cut]),
             tolerance(same_precision[:, cut], exact[:, cut]),
         )
+        if name == "out":
+            # the weights and the result are rounded to the dtype of q, half an eps each; a small plain map may be lucky
+            allowed = max(allowed, torch.finfo(q.dtype).eps * float(exact[:, cut].abs().max()))
         assert error <= allowed, f"{name}: error {error:.2e}, allowed {allowed:.2e}"
