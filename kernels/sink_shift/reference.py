@@ -51,8 +51,13 @@ def _shift(
     special = receivers[:, :, at]
     receivers[:, :, at] = special.masked_fill(sinks | kept, FLOOR)
     special = special.masked_fill(~(sinks | kept), FLOOR)
-    top, p, total = _exponentials(receivers)
-    special_top, special_p, _ = _exponentials(special)
+    top = torch.amax(receivers, -1) if receivers.shape[-1] else receivers.new_full(receivers.shape[:2], FLOOR)
+    p = torch.softmax(receivers, -1)
+    # the largest probability is exp(0) / Z, which tells the sum; a row without receivers has none, whatever its softmax
+    pays = top > FLOOR
+    total = torch.where(pays, 1 / p.amax(-1), 0) if receivers.shape[-1] else torch.zeros_like(top)
+    special_top = torch.amax(special, -1) if len(at) else torch.full_like(top, FLOOR)
+    special_p = (special - torch.where(special_top > FLOOR, special_top, 0.0)[..., None]).exp_()
     sink_total, kept_total = (special_p * sinks).sum(-1), (special_p * kept).sum(-1)
     # everything relative to the row's largest score: a part that does not exist has top FLOOR and total 0
     largest = torch.maximum(top, special_top)
@@ -64,20 +69,11 @@ def _shift(
         whole = whole + (logit - largest).exp()
     safe = torch.where(whole > 0, whole, 1)
     sink_mass, rest_mass = sink_total * special_keep / safe, total * keep / safe
-    pays = total > 0
     share = torch.where(pays, beta, 1)
     weights = torch.where(kept, special_p, special_p * share[..., None]) * (special_keep / safe)[..., None]
-    receives = (rest_mass + (1 - share) * sink_mass) / torch.where(pays, total, 1)
+    receives = torch.where(pays, rest_mass + (1 - share) * sink_mass, 0)
     out = (p.flatten(0, 1) @ values).view(*p.shape[:2], -1) * receives[..., None] + weights @ values[at]
     return out, sink_mass, rest_mass, torch.where(whole > 0, largest + safe.log(), -torch.inf)
-
-
-def _exponentials(scores: Float[Tensor, "G rows n"]) -> tuple[Tensor, Tensor, Tensor]:
-    """The largest score of each row, exp(score - largest) and its sum; FLOOR, 0 and 0 where no score is above `FLOOR`."""
-    top = torch.amax(scores, -1) if scores.shape[-1] else scores.new_full(scores.shape[:2], FLOOR)
-    base = torch.where(top > FLOOR, top, 0.0)
-    p = (scores - base[..., None]).exp_()
-    return top, p, p.sum(-1)
 
 
 def _marks(chunk: Chunk, offset: int, marked: SinkKeys, places: list[int]) -> tuple[Tensor, Tensor, Tensor]:
