@@ -54,7 +54,8 @@ def sink_shift(
     receiver has nobody to pay: it stays as it was, sinks included. A row without sinks stays as it was. Sinks and receivers
     are summed apart in float32, each relative to its own largest score, so that nothing is divided by 1 - S: the error does
     not grow with S. Which keys are sinks is the caller's decision: a set per sample and head, for all rows (ACT), or for rows
-    from a position on (`since`).
+    from a position on (`since`). With beta = 1 the map is the plain one, but not to the bit: there, leave the call to the
+    model's own backend. No gradient flows through it.
 
     Args:
         q: queries as the scores use them.

@@ -28,7 +28,7 @@ def sink_shift(
         beta = marked.beta[places].to(dtype)[:, None]
         for chunk in chunks(q[:, numbers], k[:, one], of_heads(spec, numbers)):
             logit = None if spec.sink is None else spec.sink[numbers, None].to(dtype)
-            values = v[chunk.sample, key_head, chunk.keys].to(dtype)
+            values = v[chunk.sample, key_head, chunk.keys].detach().to(dtype)
             rows = _shift(chunk, spec.offset, values, marked, places, beta, logit)
             out[chunk.sample, places, chunk.rows] = rows[0].to(q.dtype)
             for whole, part in zip(statistics, rows[1:], strict=True):
