@@ -1,4 +1,5 @@
-# Every target sets up what it needs: a virtual environment in .venv (uv, pinned by constraints.txt), nothing outside it.
+# Every target sets up what it needs in a virtual environment in .venv (uv, pinned by constraints.txt). Outside it go only
+# the models (`models`, into the user's cache) and Chromium (`browser`, by the system's packages, as root only).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +8,7 @@ export UV_LINK_MODE := copy
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export WANDB_MODE := disabled
 
-.PHONY: help setup demo test check lint types fast test-gpu bench models typing clean
+.PHONY: help setup demo test check lint types fast test-gpu bench models browser typing clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +29,20 @@ demo: setup  ## explain a sentence with the embedded model, offline
 models: setup  ## fetch the real language model that the tests use (98 MB, once)
 	@$(BIN)/probe models install smollm2
 
+browser:  ## install Chromium for the browser tests, where this machine lets us
+	@if command -v chromium || command -v google-chrome; then exit 0; fi >/dev/null; \
+	why=; \
+	if ! command -v apt-get >/dev/null; then why="there is no apt-get here"; \
+	elif [ "$$(id -u)" != 0 ]; then why="that needs root: sudo apt-get install chromium"; \
+	else \
+	  echo "== installing Chromium for the browser tests (apt-get, 120 MB, about 20 seconds)"; \
+	  log=$$(mktemp); export DEBIAN_FRONTEND=noninteractive; \
+	  { apt-get update -qq; apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core; } >$$log 2>&1; \
+	  command -v chromium >/dev/null || why="apt-get: $$(tail -n 1 $$log)"; \
+	  rm -f $$log; \
+	fi; \
+	if [ -n "$$why" ]; then echo "== no Chromium, so the browser tests will be skipped ($$why)"; fi
+
 typing: setup
 	@$(BIN)/python tests/house/link_typing.py
 
@@ -42,7 +57,7 @@ fast: setup
 
 check: lint types fast  ## lint, types and the fast tests (under 5 minutes)
 
-test: setup models  ## every test that needs no GPU, real models included (under 20 minutes)
+test: setup models browser  ## every test that needs no GPU, real models included (under 20 minutes)
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -m "not gpu"
 
 test-gpu:  ## the kernels and capture on a CUDA device, with the Python that holds torch
