@@ -135,7 +135,7 @@ def shape_of(dtype: torch.dtype, size: int, n_queries: int, interpreting: bool) 
         M = 32 if D <= 128 and n_queries > 16 else 16
         return Blocks(M, 32, D, {"num_warps": 4 if D <= 128 else 8, "num_stages": 2})
     if n_queries <= 16:
-        return Blocks(16, 128 if D <= 128 else 32, D, {"num_warps": 4, "num_stages": 3})
+        return Blocks(16, 64 if D <= 128 else 32, D, {"num_warps": 4, "num_stages": 3})
     if D <= 128:
         return Blocks(128, 64, D, {"num_warps": 8, "num_stages": 3})
     return Blocks(64, 32, D, {"num_warps": 8, "num_stages": 2})
