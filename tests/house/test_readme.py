@@ -25,6 +25,7 @@ RECURSIVE = (
     "check",
     "bench",
 )  # these run tests, or need a GPU: looked at, not run
+TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
 INSTALLED = [f"--old-file={ROOT / '.venv' / '.installed'}"]  # no set-up in the middle of a test
 
 
@@ -45,7 +46,7 @@ LINES = shell_lines(BLOCKS)
 def kind(line):
     """What is done with a command: "run", "run with the language model", "run on a GPU" or "look at"."""
     words = shlex.split(line)
-    if words[0] == "make" and len(words) == 2:
+    if words[0] == "make" and len(words) == 2 and words[1] in TARGETS:  # `make tests` would find the folder
         return "look at" if words[1] in RECURSIVE else "run"
     if words[0] == "probe" and len(words) > 1:
         if any("cuda" in word for word in words):
@@ -128,7 +129,7 @@ def test_every_command_is_of_a_known_kind(line):
     kind(line)
 
 
-@pytest.mark.parametrize("line", ["curl x", "pip install x", "make test demo", "make", "probe"])
+@pytest.mark.parametrize("line", ["curl x", "pip install x", "make test demo", "make tests", "make", "probe"])
 def test_other_commands_are_noticed(line):
     with pytest.raises(AssertionError, match="of no known kind"):
         kind(line)
@@ -162,6 +163,7 @@ def test_a_command_does_what_it_says(line, run):
 
 def target(name):
     """A target of the Makefile, seen through make itself."""
+    assert name in TARGETS
     ended = subprocess.run(
         ["make", "--no-print-directory", "-n", *INSTALLED, name],
         cwd=ROOT,
