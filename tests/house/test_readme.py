@@ -234,7 +234,8 @@ def agrees(comment, printed):
     return comment == printed or comment.startswith(f"{printed}: ")
 
 
-INLINE = re.findall(r"`([^`\n]+(?:\n[^`\n]+)?)`", re.sub(r"^```.*?^```$", "", README, flags=re.S | re.M))
+PROSE = re.sub(r"^```.*?^```$", "", README, flags=re.S | re.M)
+INLINE = [code for paragraph in PROSE.split("\n\n") for code in re.findall(r"`([^`]+)`", paragraph)]
 
 
 def inline(start):
