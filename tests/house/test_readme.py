@@ -235,11 +235,15 @@ def agrees(comment, printed):
 
 
 PROSE = re.sub(r"^```.*?^```$", "", README, flags=re.S | re.M)
-INLINE = [code for paragraph in PROSE.split("\n\n") for code in re.findall(r"`([^`]+)`", paragraph)]
+INLINE = [
+    " ".join(code.split())
+    for paragraph in PROSE.split("\n\n")
+    for code in re.findall(r"`([^`]+)`", paragraph)
+]
 
 
 def inline(start):
-    return sorted({" ".join(code.split()) for code in INLINE if code.startswith(start)})
+    return sorted({code for code in INLINE if code.startswith(start)})
 
 
 @pytest.mark.parametrize("code", inline("make "))
