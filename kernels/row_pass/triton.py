@@ -152,7 +152,7 @@ def _take(
 def _row_kernel(
     Q, K, X, BITS, SINK, rules, out, heads, key_heads, set_heads, x_heads,
     F: tl.constexpr, W: tl.constexpr, SIZE: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
-    S: tl.constexpr, COUNT: tl.constexpr, C: tl.constexpr, WIDTH: tl.constexpr,
+    S: tl.constexpr, N_SETS: tl.constexpr, C: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     # The last blocks of a causal map are the longest: start them first.
     block = tl.num_programs(0) - 1 - tl.program_id(0)
@@ -186,12 +186,12 @@ def _row_kernel(
             sums = _take(level, first, open_, q, K, X, BITS, row, sample, head, rules, key_heads, set_heads, x_heads,
                          heads, False, False, F, W, SIZE, D, N, S, C, WIDTH)  # fmt: skip
     at = tl.program_id(1).to(tl.int64) * rules.n_queries + row
-    _write_rows(sums, out, SINK, head, at, row < rules.n_queries, W, S, COUNT, C, WIDTH)
+    _write_rows(sums, out, SINK, head, at, row < rules.n_queries, W, S, N_SETS, C, WIDTH)
 
 
 @triton.jit
 def _write_rows(
-    sums, out, SINK, head, at, inside, W: tl.constexpr, S: tl.constexpr, COUNT: tl.constexpr, C: tl.constexpr,
+    sums, out, SINK, head, at, inside, W: tl.constexpr, S: tl.constexpr, N_SETS: tl.constexpr, C: tl.constexpr,
     WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Turn the sums of a finished row block into statistics in natural units."""
@@ -227,7 +227,7 @@ def _write_rows(
     if W.KEY_MASS:
         tl.store(out.key_mass + at, sums.total * share, mask=inside)
     if W.SETS:
-        _write_block(out.set_mass, sums.sets * (sums.total * 0 + share)[:, None], at, inside, S, COUNT)
+        _write_block(out.set_mass, sums.sets * (sums.total * 0 + share)[:, None], at, inside, S, N_SETS)
     if W.APPLIED:
         _write_block(out.applied, sums.applied * (sums.total * 0 + share)[:, None], at, inside, C, WIDTH)
 
@@ -284,4 +284,4 @@ def _widths(key_sets: Tensor | None, x: Tensor | None) -> dict[str, int]:
     padded = [
         1 if t is None else max(16, triton.next_power_of_2(n)) for t, n in ((key_sets, count), (x, width))
     ]
-    return {"S": padded[0], "COUNT": count, "C": padded[1], "WIDTH": width}
+    return {"S": padded[0], "N_SETS": count, "C": padded[1], "WIDTH": width}

@@ -13,7 +13,7 @@ from triton.compiler import ASTSource
 
 from probe.kernels.column_pass.triton import _column_kernel
 from probe.kernels.launch import blocks, column_blocks
-from probe.kernels.row_pass.triton import _row_kernel
+from probe.kernels.row_pass.triton import Out, Wanted, _row_kernel
 from probe.kernels.score_tile import Flags, Rules, View
 from probe.kernels.sink_shift.triton import _shift_kernel
 from probe.kernels.sink_shift.triton import shape_of as shift_shape
@@ -22,8 +22,7 @@ from probe.kernels.tile.triton import shape_of as tile_shape
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 POINTERS = {
-    "SINK": "fp32", "LSE": "fp32", "ENTROPY": "fp32", "EFFECTIVE": "fp32", "MAX_PROB": "fp32", "MAX_KEY": "i64",
-    "DISTANCE": "fp32", "MOMENT": "fp32", "KEY_MASS": "fp32", "MASS": "fp32", "WEIGHTS": "fp32",
+    "SINK": "fp32", "LSE": "fp32", "MASS": "fp32", "WEIGHTS": "fp32", "BITS": "i32",
     "SHIFT_OF": "fp32", "PRODUCT": "fp32", "CELLS": "fp32", "PIECE_OF": "i32", "EDGES": "i32", "CELL_OF": "i32",
     "HEADS": "i32", "ROWS": "i32", "KEYS": "i32", "SINKS": "u8", "KEEP": "u8", "SINCE": "i32", "HIDE": "fp32", "LIST": "i32",
     "COUNT": "i32", "BETA": "fp32", "REST": "fp32", "ACC": "fp32", "TOP": "fp32", "TOTAL": "fp32",
@@ -46,28 +45,45 @@ def column_constants(size, flags):
     }  # fmt: skip
 
 
+def row_constants(flags):
+    """Entropy and log-sum-exp alone, or every statistic with a product and sets of keys."""
+    wanted = Wanted(*[flags is ALL] * len(Wanted._fields))._replace(LSE=True, ENTROPY=True)
+    return {
+        "W": wanted,
+        "S": 16 if flags is ALL else 1,
+        "COUNT": 5,
+        "C": 64 if flags is ALL else 1,
+        "WIDTH": 64,
+    }
+
+
 def source(kernel, sweep, dtype, size, flags, shape=None, **more):
-    fixed = column_constants(size, flags) if sweep == "column" else more
+    fixed = {"column": lambda: column_constants(size, flags), "row": lambda: row_constants(flags)}.get(
+        sweep, lambda: more
+    )()
     if shape is not None:
         pass
     elif sweep == "column":
         shape = column_blocks(DTYPES[dtype], size, fixed["CHANNELS"], interpreted=False)
     else:
+        sweep = "apply" if sweep == "row" and flags is ALL else sweep
         shape = blocks(sweep, DTYPES[dtype], size, interpreted=False)
     fixed |= {"SIZE": size, "D": shape.D, "M": shape.M, "N": shape.N, "F": flags}
     signature, constants, attributes = {}, {}, {}
     for at, name in enumerate(kernel.arg_names):
-        if name in ("Q", "K", "V", "Y"):
+        if name in ("Q", "K", "V", "X", "Y"):
             signature[name] = View(f"*{dtype}", "i32", "i32", "i32")
             attributes |= {(at, part): [["tt.divisibility", 16]] for part in range(4)}
         elif name == "rules":
             signature[name] = RULES
+        elif name == "out":
+            signature[name] = Out(*("*i64" if field == "max_key" else "*fp32" for field in Out._fields))
         elif name in POINTERS or name == "OUT":
             signature[name] = f"*{POINTERS.get(name, dtype)}"
             attributes[(at,)] = [["tt.divisibility", 16]]
         elif name.isupper():
             signature[name] = "constexpr"
-            constants[name] = fixed.get(name, name.startswith("W_") or flags is ALL)
+            constants[name] = fixed.get(name, flags is ALL)
         else:
             signature[name] = "i32"
     return ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes), shape.options
@@ -90,6 +106,11 @@ for arch in (80, 90):
             report.append(compiled(kernel, name, *case, arch))
         dtype, size = DTYPES[case[0]], case[1]
         report.append(compiled(_tile_kernel, "tile", *case, arch, shape=tile_shape(dtype, size)))
-        shift = {"SIZE_V": size, "DV": size, "MARKS": 32, "shape": shift_shape(dtype, size, 4096, interpreting=False)}
+        shift = {
+            "SIZE_V": size,
+            "DV": size,
+            "MARKS": 32,
+            "shape": shift_shape(dtype, size, 4096, interpreting=False),
+        }
         report.append(compiled(_shift_kernel, "shift", *case, arch, SHARED=False, TIMED=False, **shift))
 print(json.dumps(report))
