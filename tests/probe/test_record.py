@@ -299,6 +299,7 @@ def test_an_interrupt_while_zarr_writes_leaves_nothing(model, inputs, tmp_path, 
     assert leftovers(tmp_path) == [], "written after the removal"
 
 
+@pytest.mark.filterwarnings("ignore:coroutine")
 def test_an_interrupt_while_zarr_starts_its_thread_leaves_nothing(model, inputs, tmp_path, monkeypatch):
     """zarr would then wait for a loop that never runs: the folder must not depend on it."""
     from zarr.core import sync
