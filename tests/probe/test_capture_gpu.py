@@ -122,9 +122,8 @@ def test_reports_pass(case, dtype):
 
 @pytest.fixture
 def row_by_row(monkeypatch):
-    """Masks made row by row on CUDA too, at any length."""
+    """Masks made row by row at any length."""
     monkeypatch.setattr(_mask_switch, "DENSE_LIMIT", 0)
-    monkeypatch.setattr(_mask_switch, "DEVICES", frozenset({"cuda"}))
 
 
 @pytest.mark.parametrize(
@@ -175,5 +174,6 @@ def test_a_long_padded_capture_holds_no_map(monkeypatch):
     lazy = peak_of_a_capture(model, inputs)
     monkeypatch.setattr(_mask_switch, "DENSE_LIMIT", n**3)
     dense = peak_of_a_capture(model, inputs)
-    assert dense >= n * n
-    assert lazy <= n * n / 2, (lazy, dense)
+    # less than a byte for each pair, the smallest mask there is; the dense one is made, and again in the dtype of q
+    assert lazy < n * n, (lazy, dense)
+    assert dense - lazy > 2 * n * n, (lazy, dense)
