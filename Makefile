@@ -63,8 +63,8 @@ test: setup models browser  ## every test that needs no GPU, real models include
 test-gpu:  ## the kernels and capture on a CUDA device, with the Python that holds torch
 	@$(PYTHON) -m pytest -q -m gpu tests/kernels tests/probe
 
-bench: setup  ## speed, correctness gate first
-	@$(BIN)/python -m probe.dashboard.bench
+bench: setup  ## speed beside other people's forward passes; correctness first (ARGS="--quick", say)
+	@$(BIN)/probe bench $(ARGS)
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) .typing dist .pytest_cache .mypy_cache .ruff_cache

@@ -201,6 +201,56 @@ def doctor(json: Json = False) -> int:
     return show(json)
 
 
+@app.command()
+def bench(
+    lengths: Annotated[
+        str | None, typer.Option(help="Tokens, joined by commas; 8k is 8,192.", metavar="N,N")
+    ] = None,
+    patterns: Annotated[
+        str | None, typer.Option(help="Of causal, full, window, padded, varlen.", metavar="NAME,NAME")
+    ] = None,
+    heads: Annotated[int | None, typer.Option(help="Query heads: 32 on CUDA, 9 elsewhere.")] = None,
+    key_heads: Annotated[int | None, typer.Option(help="Key heads: 8 on CUDA, 3 elsewhere.")] = None,
+    head_size: Annotated[int | None, typer.Option(help="Head size: 128 on CUDA, 64 elsewhere.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="bf16, fp16 or fp32.")] = None,
+    device: Device = "auto",
+    repeats: Annotated[int | None, typer.Option(help="Timed calls of each; default 3 to 50.")] = None,
+    flex: Annotated[bool | None, typer.Option(help="FlexAttention, too; default on CUDA.")] = None,
+    capture: Annotated[bool | None, typer.Option(help="A capture of SmolLM2 beside its forward.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Two lengths, two patterns, few repeats.")] = False,
+    json: Annotated[
+        str | None, typer.Option(help="Write JSON; - for standard output.", metavar="FILE|-")
+    ] = None,
+    html: Annotated[
+        str | None, typer.Option(help="Write the figure, as a page that opens offline.", metavar="FILE")
+    ] = None,
+) -> int:
+    """Measure the speed of exact statistics.
+
+    Beside the forward passes of others, in one run; each result is compared with float64 first, and a wrong one ends the run.
+    """
+    from probe.dashboard.bench.command import bench as command
+    from probe.dashboard.bench.options import Request
+
+    return command(
+        Request(
+            lengths=lengths,
+            patterns=patterns,
+            heads=heads,
+            key_heads=key_heads,
+            head_size=head_size,
+            dtype=dtype,
+            device=device,
+            repeats=repeats,
+            flex=flex,
+            capture=capture,
+            quick=quick,
+            json=json,
+            html=html,
+        )
+    )
+
+
 def run_line(arguments: list[str]) -> int:
     """Run one command line.
 
