@@ -51,8 +51,7 @@ def row_stats(
     unknown = [name for name in stats if name not in ROW_STATISTICS]
     if unknown or not (stats or x is not None or key_sets is not None):
         raise ValueError(f"stats: got {list(stats)}, expected at least one of {', '.join(ROW_STATISTICS)}")
-    _check_columns("x", x, q, k, 256)
-    _check_columns("key_sets", key_sets, q, k, 32)
+    check_columns(q, k, x, key_sets)
     if choose(implementation, q) == "triton":
         from probe.kernels.row_pass import triton as chosen
     else:
@@ -72,6 +71,16 @@ def apply(
     Args and errors as `row_stats`. NaN where the query is padding, 0 where a row sees no key.
     """
     return row_stats(q, k, spec, (), implementation, x=x)["applied"]
+
+
+def check_columns(q: Tensor, k: Tensor, x: Tensor | None, key_sets: Tensor | None) -> None:
+    """Check what is multiplied with the map, see `row_stats`.
+
+    Raises:
+        ValueError: a shape, dtype or device does not fit q and k.
+    """
+    _check_columns("x", x, q, k, 256)
+    _check_columns("key_sets", key_sets, q, k, 32)
 
 
 def _check_columns(name: str, columns: Tensor | None, q: Tensor, k: Tensor, most: int) -> None:

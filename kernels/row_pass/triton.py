@@ -8,7 +8,7 @@ import triton.language as tl
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from probe.kernels.launch import blocks
+from probe.kernels.launch import apply_blocks, blocks
 from probe.kernels.score import ScoreSpec
 from probe.kernels.score_tile import (
     LN2,
@@ -259,10 +259,12 @@ def row_stats(
     if x is not None:
         results["applied"] = fresh(torch.float32, x.shape[3])
     rules, flags = describe(spec, q, k.shape[2], interpreted(_row_kernel))
-    wanted = Wanted(*(name in results for name in Out._fields), SINK=spec.sink is not None)
+    wanted = Wanted._make([*(name in results for name in Out._fields), spec.sink is not None])
     dummy = torch.empty(1, device=q.device)
     bits = dummy if key_sets is None else _bits(key_sets)
-    shape = blocks("apply" if x is not None else "row", q.dtype, size, flags.UPCAST)
+    shape = blocks("row", q.dtype, size, flags.UPCAST)
+    if x is not None:
+        shape = apply_blocks(q.dtype, size, x.dtype, x.shape[3], flags.UPCAST)
     _row_kernel[(triton.cdiv(n_queries, shape.M), batch * heads)](
         Q=view(q), K=view(k), X=view(q if x is None else x), BITS=bits, SINK=dummy if spec.sink is None else spec.sink,
         rules=rules, out=Out(*(results.get(name, dummy) for name in Out._fields)), heads=heads, key_heads=k.shape[1],

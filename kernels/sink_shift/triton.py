@@ -5,9 +5,6 @@ sinks run alike and there is one accumulator. Few queries against many keys (dec
 a second kernel joins their parts.
 """
 
-# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False
-# mypy: disallow-untyped-calls=False
-
 import torch
 import triton
 import triton.language as tl

@@ -1,8 +1,5 @@
 """Any rectangle of the map in Triton: one program for each block of it."""
 
-# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False
-# mypy: disallow-untyped-calls=False
-
 import torch
 import triton
 import triton.language as tl

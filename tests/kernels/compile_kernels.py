@@ -12,7 +12,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from probe.kernels.column_pass.triton import _column_kernel
-from probe.kernels.launch import blocks, column_blocks
+from probe.kernels.launch import apply_blocks, blocks, column_blocks
 from probe.kernels.row_pass.triton import Out, Wanted, _row_kernel
 from probe.kernels.score_tile import Flags, Rules, View
 from probe.kernels.sink_shift.triton import _shift_kernel
@@ -64,9 +64,10 @@ def source(kernel, sweep, dtype, size, flags, shape=None, **more):
     if shape is not None:
         pass
     elif sweep == "column":
-        shape = column_blocks(DTYPES[dtype], size, fixed["CHANNELS"], interpreted=False)
+        shape = column_blocks(DTYPES[dtype], size, fixed["CHANNELS"], pooled=True, interpreted=False)
+    elif sweep == "row" and flags is ALL:
+        shape = apply_blocks(DTYPES[dtype], size, DTYPES[dtype], fixed["C"], interpreted=False)
     else:
-        sweep = "apply" if sweep == "row" and flags is ALL else sweep
         shape = blocks(sweep, DTYPES[dtype], size, interpreted=False)
     fixed |= {"SIZE": size, "D": shape.D, "M": shape.M, "N": shape.N, "F": flags}
     signature, constants, attributes = {}, {}, {}

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from attention_oracle import statistics, tolerance, worst
+from attention_oracle import attention, statistics, tolerance, worst
 from score_cases import RULES, make
 
+from probe.kernels.row_pass import row_stats
 from probe.kernels.statistics import MAP_STATISTICS, map_statistics
 
 pytestmark = pytest.mark.gpu
@@ -68,6 +69,42 @@ def test_decoding(n_queries, n_keys):
     q, k, _ = make("causal", 2, 4, 2, n_keys, 128, torch.bfloat16, "cuda")
     spec = ScoreSpec(scale=0.1, causal=True, offset=n_keys - n_queries)
     assert_exact(q[:, :, :n_queries], k, spec)
+
+
+@pytest.mark.parametrize("x_dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
+@pytest.mark.parametrize(
+    ("rule", "n"), [("causal", 63), ("causal", 1000), ("sink-window-padded", 100), ("gemma", 100)]
+)
+def test_products_and_sets(rule, n, x_dtype):
+    q, k, spec = make(rule, 2, 4, 2, n, 64, torch.bfloat16, "cuda")
+    x = torch.randn(2, 2, n, 64, device="cuda", generator=torch.Generator("cuda").manual_seed(1)).to(x_dtype)
+    sets = x[..., :5] > 0.5
+    got = row_stats(q, k, spec, ("lse", "entropy"), "triton", x=x, key_sets=sets)
+    host = spec.to("cpu")
+    exact, plain = attention(q, k, host)[0], attention(q, k, host, torch.float32)[0]
+    for name, columns in (("applied", x), ("set_mass", sets.float())):
+        by_head = columns.cpu().repeat_interleave(2, 1)
+        truth = exact @ by_head.double()
+        rounded = plain.to(columns.dtype).float() if name == "applied" else plain
+        nearby = rounded @ by_head.float()
+        if host.query_valid is not None:
+            padded = ~host.query_valid[:, None, :, None]
+            truth, nearby = truth.masked_fill(padded, torch.nan), nearby.masked_fill(padded, torch.nan)
+        error, allowed = worst(got[name], truth), tolerance(nearby, truth)
+        assert error <= allowed, f"{name}: error {error:.2e}, allowed {allowed:.2e}"
+    again = row_stats(q, k, spec, ("lse", "entropy"), "triton", x=x, key_sets=sets)
+    assert all(torch.equal(got[name].nan_to_num(), again[name].nan_to_num()) for name in got)
+
+
+@pytest.mark.parametrize("size", [16, 80, 128, 256])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
+def test_products_of_every_head_size(size, dtype):
+    q, k, spec = make("causal", 1, 4, 2, 300, size, dtype, "cuda")
+    got = row_stats(q, k, spec, (), "triton", x=k)["applied"]
+    exact, plain = attention(q, k, spec)[0], attention(q, k, spec, torch.float32)[0].to(dtype).float()
+    by_head = k.cpu().repeat_interleave(2, 1)
+    truth = exact @ by_head.double()
+    assert worst(got, truth) <= tolerance(plain @ by_head.float(), truth)
 
 
 def test_memory_stays_linear_at_32k():

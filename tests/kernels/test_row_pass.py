@@ -5,8 +5,10 @@ import torch
 from attention_oracle import attention, tolerance, worst
 from score_cases import RULES, SHAPES, make
 
+from probe.kernels.column_pass import column_stats
 from probe.kernels.row_pass import apply, row_stats
 from probe.kernels.score import ScoreSpec
+from probe.kernels.statistics import map_statistics
 
 IMPLEMENTATIONS = ["reference", pytest.param("triton", id="interpreter")]
 
@@ -84,7 +86,10 @@ def test_a_key_far_above_all_before_it(implementation, far):
 def test_the_vectors_must_fit():
     q, k, spec = make("causal", 2, 4, 2, 10, 16)
     for x, message in (
-        (torch.zeros(2, 3, 10, 5), r"x: got shape \(2, 3, 10, 5\), expected \[2, 1 or 2 or 4, 10, 1 to 256\]"),
+        (
+            torch.zeros(2, 3, 10, 5),
+            r"x: got shape \(2, 3, 10, 5\), expected \[2, 1 or 2 or 4, 10, 1 to 256\]",
+        ),
         (torch.zeros(2, 2, 9, 5), r"x: got shape \(2, 2, 9, 5\)"),
         (torch.zeros(2, 2, 10, 5).half(), r"x: got dtype torch.float16, expected torch.float32"),
     ):
@@ -94,3 +99,23 @@ def test_the_vectors_must_fit():
         row_stats(q, k, spec, (), key_sets=torch.zeros(2, 2, 10, 33).bool())
     with pytest.raises(ValueError, match=r"key_sets: got dtype torch.float32, expected torch.bool"):
         row_stats(q, k, spec, (), key_sets=torch.zeros(2, 2, 10, 3))
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("names", [(), ("received",), ("entropy",), ("max_key", "received")])
+def test_all_at_once_is_what_each_pass_gives(names, implementation):
+    q, k, spec = make("sink", 2, 4, 2, 70, 16)
+    x = torch.randn(2, 2, 70, 3)
+    y = torch.randn(2, 4, 70, 3)
+    more = {"x": x, "key_sets": x > 0, "y": y, "grid": (7, 5)}
+    got = map_statistics(q, k, spec, names, implementation, **more)
+    assert set(got) == {*names, "applied", "set_mass", "transposed", "pooled"}
+    rows = [name for name in names if name != "received"]
+    alone = row_stats(q, k, spec, ("lse", *rows), implementation, x=x, key_sets=x > 0)
+    alone |= column_stats(q, k, spec, alone["lse"], y=y, grid=(7, 5), implementation=implementation)
+    assert all(torch.equal(got[name], alone[name]) for name in got)
+    few = map_statistics(q, k, spec, ("received",), implementation, key_sets=x > 0)
+    assert set(few) == {"received", "set_mass"}
+    assert torch.allclose(few["set_mass"], alone["set_mass"], atol=1e-6)
+    with pytest.raises(ValueError, match=r"names: got \[\], expected at least one of lse"):
+        map_statistics(q, k, spec, (), implementation)
