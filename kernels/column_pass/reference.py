@@ -44,8 +44,6 @@ def column_stats(
             vectors = y[place].to(p.dtype).masked_fill(~gives[..., None], 0)
             out["transposed"][chunk.sample, chunk.heads, chunk.keys] += torch.bmm(p.transpose(1, 2), vectors)
         if grid is not None:
-            if spec.key_valid is not None:
-                p.masked_fill_(~spec.key_valid[chunk.sample, None, None, chunk.keys], 0)
             _pool(
                 p,
                 row_cells[chunk.rows],

@@ -183,7 +183,7 @@ def column_stats(
     (batch, heads, n_queries, size), n_keys = q.shape, k.shape[2]
     rules, flags = describe(spec, q, n_keys, interpreted(_column_kernel))
     channels = 0 if y is None else y.shape[3]
-    shape = column_blocks(q.dtype, size, channels, flags.UPCAST)
+    shape = column_blocks(q.dtype, size, channels, grid is not None, flags.UPCAST)
     cells = None
     if grid is not None:
         cells = cells_for(n_queries, n_keys, (grid[0], grid[1]), shape.M, shape.N, q.device)

@@ -55,6 +55,25 @@ def test_triton_interpreted(rule):
     assert_columns(q, k, spec, "triton", *vectors(q))
 
 
+LONG = {
+    "causal": {"causal": True},
+    "window": {"causal": True, "window": 100},
+    "window-both-ways": {"window": 100},
+    "chunk": {"causal": True, "chunk": 90},
+    "groups": {"causal": True, "groups": (torch.arange(250)[None] < 80).long() - 1},
+    "documents": {"documents": (torch.arange(250)[None] >= 90).long()},
+}
+
+
+@pytest.mark.parametrize("offset", [0, 30])
+@pytest.mark.parametrize("rule", LONG)
+def test_tiles_without_a_mask(rule, offset):
+    """Long enough for tiles that are seen whole, and for edges of the rule that lie where no tile begins."""
+    q, k, _ = make("full", 1, 1, 1, 250, 16)
+    spec = ScoreSpec(scale=0.25, offset=offset, **LONG[rule])
+    assert_columns(q[:, :, : 250 - offset], k, spec, "triton")
+
+
 @BOTH
 @pytest.mark.parametrize(("n_queries", "n_keys"), [(1, 70), (5, 70), (33, 97)])
 @pytest.mark.parametrize("rule", ["window", "chunk", "prefix", "alibi"])

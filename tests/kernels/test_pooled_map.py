@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from score_cases import RULES, make
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from probe.kernels import score_block
 from probe.kernels.column_pass import column_stats, pooled_map
 from probe.kernels.column_pass.cells import cells_for
 from probe.kernels.pooling import cell_counts, cells_of, edges
@@ -75,6 +76,16 @@ def test_triton_interpreted(rule):
 def test_grids(reduce, n, grid):
     q, k, spec = make("causal", 1, 2, 1, n, 16)
     assert_pooled(q, k, spec, "triton", grid, reduce)
+
+
+@pytest.mark.parametrize("reduce", ["sum", "max"])
+@pytest.mark.parametrize("rule", ["causal", "left-padded", "window", "holes"])
+def test_the_size_of_chunks_does_not_matter(rule, reduce, monkeypatch):
+    monkeypatch.setitem(CHUNK_SCORES, "cpu", 1)
+    monkeypatch.setattr(score_block, "_FEWEST_ROWS", 7)
+    q, k, spec = make(rule, 2, 4, 2, 90, 16)
+    for grid in ((4, 5), (1, 90), (90, 1)):
+        assert_pooled(q, k, spec, "reference", grid, reduce)
 
 
 @BOTH
