@@ -166,7 +166,7 @@ def _row_kernel(
     if not (F.WINDOW or F.CHUNK or F.GROUPS or F.DOCUMENTS or F.KEY_VALID):
         open_ = rules.n_keys // N * N
         if F.CAUSAL:
-            open_ = tl.minimum(open_, (block * M + rules.offset + 1) // N * N)
+            open_ = tl.maximum(low, tl.minimum(open_, (block * M + rules.offset + 1) // N * N))
     # The masked keys, which hold the nearest, and the first block, which holds the usual sink, set the level of the row;
     # relative to that level the others need no maximum, unless they prove to lie far above it.
     first = tl.minimum(low + N, open_)
