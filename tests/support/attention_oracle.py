@@ -180,6 +180,23 @@ def calibrated_output(weights, v, dtype):
     return (weights.to(dtype).to(sums) @ v.to(sums)).to(dtype)
 
 
+def links(q, k, spec, count, dtype=torch.float64):
+    """The `count` strongest keys of every row, their weights, and the map: by falling score, then by key; -1 and 0 if none."""
+    s = scores(q, k, spec, dtype)
+    a, _ = attention(q, k, spec, dtype)
+    n_keys = s.shape[-1]
+    # numpy's stable sort of the negated scores keeps equal ones in the order of their keys
+    keys = torch.from_numpy((-s).numpy().argsort(-1, kind="stable"))[..., :count]
+    probs = a.gather(-1, keys)
+    keys = torch.where(torch.isfinite(s.gather(-1, keys)), keys, -1)
+    keys = torch.nn.functional.pad(keys, (0, count - min(count, n_keys)), value=-1)
+    probs = torch.nn.functional.pad(probs, (0, count - min(count, n_keys)))
+    if spec.query_valid is not None:
+        padded = ~spec.query_valid.cpu()[:, None, :, None]
+        keys, probs = keys.masked_fill(padded, -1), probs.masked_fill(padded, math.nan)
+    return keys, probs, a
+
+
 def worst(got, truth):
     """The largest error over the entries that are finite in the truth; the others must agree exactly (NaN with NaN)."""
     got, truth = got.detach().cpu().double(), truth.double()
