@@ -59,13 +59,13 @@ LONG = {
     "causal": {"causal": True},
     "window": {"causal": True, "window": 100},
     "window-both-ways": {"window": 100},
-    "chunk": {"causal": True, "chunk": 90},
-    "groups": {"causal": True, "groups": (torch.arange(250)[None] < 80).long() - 1},
+    "chunk": {"chunk": 90},
+    "chunk-groups": {"chunk": 128, "groups": (torch.arange(250)[None] % 200 < 20).long() - 1},
     "documents": {"documents": (torch.arange(250)[None] >= 90).long()},
 }
 
 
-@pytest.mark.parametrize("offset", [0, 30])
+@pytest.mark.parametrize("offset", [0, 30, 62])
 @pytest.mark.parametrize("rule", LONG)
 def test_tiles_without_a_mask(rule, offset):
     """Long enough for tiles that are seen whole, and for edges of the rule that lie where no tile begins."""
