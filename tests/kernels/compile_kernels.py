@@ -19,6 +19,8 @@ from probe.kernels.sink_shift.triton import _shift_kernel
 from probe.kernels.sink_shift.triton import shape_of as shift_shape
 from probe.kernels.tile.triton import _tile_kernel
 from probe.kernels.tile.triton import shape_of as tile_shape
+from probe.kernels.top_links.triton import _links_kernel
+from probe.kernels.top_links.triton import shape_of as links_shape
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 POINTERS = {
@@ -26,6 +28,7 @@ POINTERS = {
     "SHIFT_OF": "fp32", "PRODUCT": "fp32", "CELLS": "fp32", "PIECE_OF": "i32", "EDGES": "i32", "CELL_OF": "i32",
     "HEADS": "i32", "ROWS": "i32", "KEYS": "i32", "SINKS": "u8", "KEEP": "u8", "SINCE": "i32", "HIDE": "fp32", "LIST": "i32",
     "COUNT": "i32", "BETA": "fp32", "REST": "fp32", "ACC": "fp32", "TOP": "fp32", "TOTAL": "fp32",
+    "LINKS": "i64", "PROBS": "fp32",
 }  # fmt: skip
 RULES = Rules(
     n_queries="i32", n_keys="i32", offset="i32", before="i32", positions="i32", scale="fp32", window="i32", chunk="i32",
@@ -114,4 +117,6 @@ for arch in (80, 90):
             "shape": shift_shape(dtype, size, 4096, interpreting=False),
         }
         report.append(compiled(_shift_kernel, "shift", *case, arch, SHARED=False, TIMED=False, **shift))
+        given = {"GIVEN": case[2] is CAUSAL, "L": 8, "shape": links_shape(dtype, size, 8, interpreted=False)}
+        report.append(compiled(_links_kernel, "links", *case, arch, **given))
 print(json.dumps(report))
