@@ -31,7 +31,7 @@ class Timing:
 def measure(
     run: Callable[[], object], device: torch.device, budget: float, repeats: int | None = None
 ) -> Timing:
-    """Call once to compile, once for the memory, then as often as the budget allows.
+    """Call once to compile, once for the memory (on CUDA already timed), then as often as the budget allows.
 
     Args:
         run: The call; its result is dropped.
@@ -42,7 +42,10 @@ def measure(
     first = _wall(run, device)
     extra, estimate = _peak(run, device)
     count = repeats or max(FEWEST, min(MOST, int(budget / max(estimate, 1e-9))))
-    times = _events(run, count) if device.type == "cuda" else [_wall(run, device) for _ in range(count)]
+    if device.type == "cuda":
+        times = [estimate, *_events(run, count - 1)] if count > 1 else [estimate]
+    else:
+        times = [_wall(run, device) for _ in range(count)]
     quartiles = statistics.quantiles(times, n=4, method="inclusive") if count > 1 else times * 3
     return Timing(statistics.median(times), (quartiles[0], quartiles[2]), count, first, extra)
 
@@ -72,7 +75,7 @@ def _peak(run: Callable[[], object], device: torch.device) -> tuple[int, float]:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         held = torch.cuda.memory_allocated(device)
-        took = _wall(run, device)
+        took = _events(run, 1)[0]
         return torch.cuda.max_memory_allocated(device) - held, took
     activity = torch.profiler.ProfilerActivity.CPU
     with _silent(), torch.profiler.profile(activities=[activity], profile_memory=True) as profile:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from probe.dashboard.bench.case import valid_of, window_of
+from probe.dashboard.bench.gate import LENGTH
+from probe.dashboard.bench.peers import UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,17 +19,22 @@ if TYPE_CHECKING:
 
     from probe.dashboard.bench.case import Case
 
-_BLOCK = 128
+_BLOCK, _SHORTEST = 128, 8192
 
 
 def flex_attention_of(case: Case) -> Callable[[], Tensor]:
     """The compiled call; a pattern starts with an empty compiler cache, so that its limit is never met.
 
     Args:
-        case: Any pattern.
+        case: Any pattern; 512 tokens (the gate), or at least 8,192.
+
+    Raises:
+        UnavailableError: A length in between.
     """
     from torch.nn.attention.flex_attention import flex_attention
 
+    if LENGTH < case.n < _SHORTEST:
+        raise UnavailableError(f"it compiles for every length: measured from {_SHORTEST:,} tokens on")
     torch._dynamo.reset()
     compiled: Any = torch.compile(flex_attention, dynamic=False)
     mask = None if case.pattern == "full" else block_mask(case)
