@@ -59,7 +59,7 @@ def merge_pieces(
     x: Float[Tensor, "*rest pieces1"], table: Int[Tensor, "cells most"], reduce: str
 ) -> Float[Tensor, "*rest cells"]:
     """Reduce pieces along the last dimension to cells, in one order always; the last entry of `x` is 0 and fills gaps."""
-    gathered = x.index_select(-1, table.flatten()).unflatten(-1, tuple(table.shape))
+    gathered: Tensor = x.index_select(-1, table.flatten()).unflatten(-1, tuple(table.shape))
     return gathered.amax(-1) if reduce == "max" else gathered.sum(-1)
 
 

@@ -23,14 +23,14 @@ def column_stats(
 ) -> dict[str, Tensor]:
     """See `probe.kernels.column_pass.column_stats`; `most` asks for the largest weight of each cell instead of the sum."""
     (batch, heads, n_queries, _), n_keys = q.shape, k.shape[2]
-    fresh = {"dtype": compute_dtype(q), "device": q.device}
+    dtype, device = compute_dtype(q), q.device
     out: dict[str, Tensor] = {}
     if received:
-        out["received"] = torch.zeros(batch, heads, n_keys, **fresh)
+        out["received"] = torch.zeros(batch, heads, n_keys, dtype=dtype, device=device)
     if y is not None:
-        out["transposed"] = torch.zeros(batch, heads, n_keys, y.shape[3], **fresh)
+        out["transposed"] = torch.zeros(batch, heads, n_keys, y.shape[3], dtype=dtype, device=device)
     if grid is not None:
-        out["pooled"] = torch.zeros(batch, heads, *grid, **fresh)
+        out["pooled"] = torch.zeros(batch, heads, *grid, dtype=dtype, device=device)
         row_cells, key_cells = cells_of(n_queries, grid[0], q.device), cells_of(n_keys, grid[1], q.device)
     for chunk in chunks(q, k, spec):
         place = (chunk.sample, chunk.heads, chunk.rows)
