@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from probe.dashboard.bench.options import check_target, resolve
-from probe.dashboard.failure import INTERRUPTED, say
+from probe.dashboard.failure import FAILED, INTERRUPTED, say
 from probe.dashboard.terminal import quiet_stdout, working
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ def bench(request: Request) -> int:
         request: The options.
 
     Returns:
-        0, or 130 when interrupted; what was measured until then is shown and said to be partial.
+        0; 1 when a statistic failed somewhere, the others are shown; or 130 when interrupted: what was measured until then is
+        shown and said to be partial.
 
     Raises:
         InputError: An option makes no sense here; nothing was run.
@@ -55,7 +56,15 @@ def bench(request: Request) -> int:
     for target in (numbers, figure):
         if target is not None:
             say(f"written: {target}")
-    return INTERRUPTED if document["partial"] else 0
+    if document["partial"]:
+        return INTERRUPTED
+    from probe.dashboard.bench.rows import all_rows
+
+    own = {row.name for row in all_rows()}
+    broken = own & {one["name"] for one in document["skipped"] if one["why"].startswith("failed")}
+    if broken:
+        say(f"error: bench: {', '.join(sorted(broken))} failed somewhere, see what was left out")
+    return FAILED if broken else 0
 
 
 def _show(document: dict[str, Any], text: str | None) -> None:

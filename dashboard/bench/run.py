@@ -72,6 +72,9 @@ class Bench:
             except ValueError as error:
                 self._leave_out(pattern, row.name, f"refused: {error}")
                 continue
+            except Exception as error:  # noqa: BLE001 - one broken kernel does not take the others' times away
+                self._leave_out(pattern, row.name, f"failed: {_first_line(error)}")
+                continue
             for name, got in results.items():
                 verdict = judge(name, got, truth, plain)
                 if not verdict.passed:
@@ -113,8 +116,8 @@ class Bench:
             except UnavailableError as error:
                 self._leave_out(case.pattern, entry.name, str(error), case.n)
                 continue
-            except torch.OutOfMemoryError as error:
-                self._leave_out(case.pattern, entry.name, _first_line(error), case.n)
+            except Exception as error:  # noqa: BLE001 - out of memory, or out of the device's resources at this length
+                self._leave_out(case.pattern, entry.name, f"failed: {_first_line(error)}", case.n)
                 continue
             pairs = entry.side(case.n) ** 2 if isinstance(entry, Row) and entry.side else case.pairs
             pairs_of_all = pairs * case.q.shape[1]

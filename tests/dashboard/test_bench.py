@@ -307,3 +307,46 @@ def test_block_masks_are_those_of_the_pattern():
         for part in ("kv_num_blocks", "full_kv_num_blocks"):
             assert torch.equal(getattr(made, part), getattr(expected, part))
         assert torch.equal(made.to_dense(), expected.to_dense())
+
+
+def test_a_kernel_that_breaks_is_named_and_the_others_are_timed(probe, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("out of resource: shared memory")
+
+    monkeypatch.setattr(rows, "top_links", broken)
+    ended = probe("bench", *SMALL, "--patterns", "causal")
+    assert ended.code == 1
+    assert "error: bench: top-links failed somewhere" in ended.err
+    assert "top-links (causal): failed: RuntimeError: out of resource: shared memory" in ended.out
+    assert "row pass: lse, entropy" in ended.out
+
+
+def test_a_refused_rule_is_no_failure(probe, monkeypatch):
+    def refusing(*_, **__):
+        raise ValueError("ScoreSpec.causal: refused by name")
+
+    monkeypatch.setattr(rows, "top_links", refusing)
+    ended = probe("bench", *SMALL, "--patterns", "causal")
+    assert ended.code == 0
+    assert "top-links (causal): refused: ScoreSpec.causal: refused by name" in ended.out
+
+
+def test_the_exponential_s_kernel_compiles_for_ampere_and_hopper():
+    import os
+    import subprocess
+    import sys
+
+    from house import ROOT
+
+    code = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from probe.dashboard.bench.exp_rate import _exp_kernel
+for capability in (80, 90):
+    source = ASTSource(_exp_kernel, {"OUT": "*fp32", "TURNS": "constexpr", "WIDTH": "constexpr"}, {"TURNS": 8, "WIDTH": 1024})
+    print(triton.compile(source, target=GPUTarget("cuda", capability, 32)).asm["ptx"].count("ex2.approx"))
+"""
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=env)
+    assert ended.stdout.split() == ["8", "8"], ended.stderr[-2000:]
