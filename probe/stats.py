@@ -44,6 +44,7 @@ class Stat:
 
 _STATS = (
     Stat("entropy", "query", "float32", "nat", "row", "-Σ_j A_ij ln A_ij over the keys"),
+    Stat("effective_keys", "query", "float32", "key", "row", "exp(entropy): equal weights of that entropy"),
     Stat("received", "key", "float32", "attention", "column", "Σ_i A_ij over the valid queries"),
     Stat("max_prob", "query", "float32", "probability", "row", "largest A_ij of the row"),
     Stat("max_key", "query", "int32", "position", "row", "key of the largest A_ij"),

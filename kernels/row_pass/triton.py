@@ -123,7 +123,7 @@ def _take(
         p = tl.exp2(s)
         total += tl.sum(p, 1)
         if W.ENTROPY or W.EFFECTIVE:
-            if MASK:
+            if MASK or F.TABLE:  # 0 times minus infinity
                 moment += tl.sum(tl.where(p > 0, p * s, 0.0), 1)
             else:
                 moment += tl.sum(p * s, 1)
@@ -175,7 +175,7 @@ def _row_kernel(
                  True, False, F, W, SIZE, D, N, S, C, WIDTH)  # fmt: skip
     sums = _take(sums, low, first, q, K, X, BITS, row, sample, head, rules, key_heads, set_heads, x_heads, heads,
                  False, False, F, W, SIZE, D, N, S, C, WIDTH)  # fmt: skip
-    if W.MAX_KEY or W.MAX_PROB or W.APPLIED:
+    if W.MAX_KEY or W.MAX_PROB or W.APPLIED or F.TABLE:  # a table may hide the whole first block
         sums = _take(sums, first, open_, q, K, X, BITS, row, sample, head, rules, key_heads, set_heads, x_heads, heads,
                      False, False, F, W, SIZE, D, N, S, C, WIDTH)  # fmt: skip
     else:
