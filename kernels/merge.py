@@ -100,8 +100,7 @@ def merge_keys(
     everything = local
     if sink is not None:
         logit = sink.to(local)[None, None, :, None].expand(1, *local.shape[1:])
-        # a padded query has no log-sum-exp, with a sink neither
-        everything = torch.cat([local, torch.where(local[:1].isnan(), torch.nan, logit)])
+        everything = torch.cat([local, logit])
     lse = torch.logsumexp(everything, 0)
     share = torch.where(local == -torch.inf, 0.0, (local - lse).exp())
     masses = [part.get("key_mass", (x > -torch.inf).double()) for part, x in zip(given, local, strict=True)]

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from score_cases import RULES, make
 
+from probe.kernels import score_block
 from probe.kernels.column_pass import column_mass, column_stats
 from probe.kernels.merge import chunk_weights, for_keys, merge_keys, merge_queries
 from probe.kernels.row_pass import row_stats
@@ -113,6 +114,23 @@ def test_decoding_from_pages(rule, n_queries, n_keys):
     q, spec = q[:, :, -n_queries:], replace(spec, offset=n_keys - n_queries)
     cuts = [*range(0, n_keys, 16), n_keys]
     assert_whole(merge_keys(key_parts(q, k, spec, cuts), spec.sink, cuts[:-1]), q, k, spec)
+
+
+@pytest.mark.parametrize("rule", ["causal", "window", "documents", "chunk-left-padded", "prefix", "sink"])
+def test_blocks_of_rows_that_see_nothing_of_a_chunk(rule, monkeypatch):
+    monkeypatch.setitem(score_block.CHUNK_SCORES, "cpu", 1)
+    monkeypatch.setattr(score_block, "_FEWEST_ROWS", 5)
+    q, k, spec = make(rule, 2, 4, 2, 40, 16)
+    parts = key_parts(q, k, spec, [0, 12, 30, 40])
+    assert_whole(merge_keys(parts, spec.sink, [0, 12, 30]), q, k, spec)
+
+
+def test_what_the_weights_of_a_chunk_count():
+    none, nan = -torch.inf, torch.nan
+    own, whole = torch.tensor([0.0, none, none, nan, 3.0]), torch.tensor([1.0, 1.0, none, nan, 3.0])
+    got = chunk_weights(own, whole)
+    assert torch.equal(got.isnan(), own.isnan())
+    assert torch.allclose(got.nan_to_num(-5), torch.tensor([0.36787944, 0.0, 0.0, -5.0, 1.0]))
 
 
 @settings(max_examples=40, deadline=None)

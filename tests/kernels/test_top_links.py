@@ -1,6 +1,7 @@
 """The strongest keys: against the map in float64, and in exact arithmetic where ties decide."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -126,12 +127,14 @@ def test_extreme_logits(size, implementation):
     assert_links(top_links(q * size, k, spec, links=3, implementation=implementation), q * size, k, spec, 3)
 
 
-def test_the_size_of_chunks_does_not_matter(monkeypatch):
+@pytest.mark.parametrize("window", [None, 9])
+def test_the_size_of_chunks_does_not_matter(window, monkeypatch):
     q, k, spec = whole_numbers(90, 3)
-    whole = top_links(q, k, spec)
+    spec = replace(spec, window=window)
+    keys, _, _ = links(q, k, spec, 8)
     monkeypatch.setitem(score_block.CHUNK_SCORES, "cpu", 1)
     monkeypatch.setattr(score_block, "_FEWEST_ROWS", 7)
-    assert torch.equal(top_links(q, k, spec).keys, whole.keys)
+    assert torch.equal(top_links(q, k, spec).keys, keys)
 
 
 def test_no_whole_map_even_where_all_is_equal():
