@@ -133,7 +133,7 @@ def test_what_the_weights_of_a_chunk_count():
     assert torch.allclose(got.nan_to_num(-5), torch.tensor([0.36787944, 0.0, 0.0, -5.0, 1.0]))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     rule=st.sampled_from(sorted(RULES)),
     n=st.integers(2, 60),
@@ -146,7 +146,7 @@ def test_cut_anywhere(rule, n, places, seed):
     assert_whole(merge_keys(key_parts(q, k, spec, cuts), spec.sink, cuts[:-1]), q, k, spec)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     rule=st.sampled_from(["causal", "sink", "sink-window-padded", "gemma", "documents"]),
     at=st.integers(1, 3),
