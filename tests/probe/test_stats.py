@@ -23,7 +23,9 @@ def test_names_resolve_in_order_and_once(asked, names):
 
 @pytest.mark.parametrize("asked", [(), ("entropie",), "sinks"])
 def test_unknown_names_are_refused_with_the_known_ones(asked):
-    with pytest.raises(InputError, match=r"stats: got .*expected one or more of entropy, effective_keys, received") as caught:
+    with pytest.raises(
+        InputError, match=r"stats: got .*expected one or more of entropy, effective_keys, received"
+    ) as caught:
         resolve(asked)
     assert "\n" not in str(caught.value)
 
