@@ -71,6 +71,14 @@ def _store_pieces(at, value, piece, UNSCALE: tl.constexpr, MOST: tl.constexpr, P
 
 
 @triton.jit
+def _add(total, lost, part):
+    """Add and carry what the rounding took (Kahan 1965): a column's thousands of small parts must not vanish beside its sum."""
+    part -= lost
+    new = total + part
+    return new, (new - total) - part
+
+
+@triton.jit
 def _column_kernel(
     Q, K, Y, rules, SHIFT_OF, WEIGHTS, MASS, PRODUCT, CELLS, PIECE_OF, EDGES, CELL_OF, heads, group, first_head, padded,
     cells_of_head, cells_of_row,
@@ -93,6 +101,7 @@ def _column_kernel(
     low, high, open_, close = _clear_rows(block * N, tl.minimum(block * N + N, n_keys) - 1, sample, rules, F)
     low = low // M * M
     mass = tl.zeros([N], tl.float32)
+    lost = tl.zeros([N], tl.float32)
     held = tl.zeros([N], tl.float32)
     product = tl.zeros([N, C], tl.float32)
     cell, edge = 0, 0
@@ -133,9 +142,9 @@ def _column_kernel(
                 y = y.to(tl.float32)
             product = tl.dot(p.to(y.dtype), y, product, input_precision=PRECISION)
         if WEIGHTED:
-            mass += tl.sum(p * tl.load(weights_at + row)[None, :], 1)
+            mass, lost = _add(mass, lost, tl.sum(p * tl.load(weights_at + row)[None, :], 1))
         elif RECEIVED and (not POOL or MOST or FINE > 0):
-            mass += tl.sum(p, 1)
+            mass, lost = _add(mass, lost, tl.sum(p, 1))
         if POOL and FINE > 0:  # a tile holds several cells: each leaves pieces of its own
             number_of = tl.load(CELL_OF + row) - tl.load(CELL_OF + start)
             for number in tl.static_range(FINE):
@@ -151,14 +160,14 @@ def _column_kernel(
                 held = tl.maximum(held, part) if MOST else held + part
                 _store_pieces(cells_at + cell * row_step, held, piece, UNSCALE, MOST, PIECES)
                 if RECEIVED and not WEIGHTED and not MOST:
-                    mass += held
+                    mass, lost = _add(mass, lost, held)
                 held = _over(tl.where(mine, 0.0, p), MOST)
                 cell += 1
                 edge = tl.load(EDGES + cell + 1)
     if POOL and FINE == 0:
         _store_pieces(cells_at + cell * row_step, held, piece, UNSCALE, MOST, PIECES)
         if RECEIVED and not WEIGHTED and not MOST:
-            mass += held
+            mass, lost = _add(mass, lost, held)
     out_at = at.to(tl.int64) * n_keys + key
     if RECEIVED:
         tl.store(MASS + out_at, mass * UNSCALE, mask=key < n_keys)

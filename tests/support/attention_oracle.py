@@ -39,12 +39,16 @@ def mask(spec, batch, n_queries, n_keys):
 
 
 def scores(q, k, spec, dtype):
-    """[B, H, Nq, Nk] scores, -inf where a key is not seen."""
-    q, k = q.cpu().to(dtype), k.cpu().to(dtype)
-    batch, heads, n_queries, _ = q.shape
+    """[B, H, Nq, Nk] scores, -inf where a key is not seen; in float32 with plain torch's product on the device."""
+    batch, heads, n_queries, size = q.shape
     n_keys = k.shape[2]
     k = k.repeat_interleave(heads // k.shape[1], 1)
-    s = q @ k.transpose(-1, -2) * spec.scale
+    if dtype == torch.float32 and q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
+        flat = q.reshape(-1, n_queries, size), k.reshape(-1, n_keys, size).transpose(1, 2)
+        product = torch.bmm(*flat, out_dtype=torch.float32).view(batch, heads, n_queries, n_keys).cpu()
+    else:
+        product = q.cpu().to(dtype) @ k.cpu().to(dtype).transpose(-1, -2)
+    s = product * spec.scale
     if spec.softcap is not None:
         s = spec.softcap * torch.tanh(s / spec.softcap)
     away = torch.arange(n_keys)[None, :] - (torch.arange(n_queries)[:, None] + spec.offset)
