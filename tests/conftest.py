@@ -19,7 +19,15 @@ if importlib.util.find_spec("beartype") is not None:
     install_import_hook([f"probe.kernels.{name}" for name in CHECKED], "beartype.beartype")
 
 
+#: The rules whose tests `make check` runs; the other rules of a table are slow tests, and `make test` runs them.
+FAST_RULES = {"causal", "left-padded", "documents", "image-blocks", "gemma", "sink-window-padded"}
+
+
 def pytest_collection_modifyitems(items):
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if "kernels" in item.path.parts and str(parameters.get("rule", "causal")) not in FAST_RULES:
+            item.add_marker(pytest.mark.slow)
     if not torch.cuda.is_available():
         skip = pytest.mark.skip(reason="needs a CUDA device: run `make test-gpu` where there is one")
         for item in items:

@@ -39,6 +39,7 @@ def numbers(value):
     return [value] if isinstance(value, (int, float)) else []
 
 
+@pytest.mark.slow
 def test_the_document_is_whole(document):
     assert set(document) <= set(re.findall(r"`(\w+)`", bench.__doc__))
     assert (document["schema"], document["partial"], document["why_partial"]) == (1, False, None)
@@ -190,6 +191,7 @@ def test_goals_of_another_device_are_not_judged():
     assert "set for an H100, this is NVIDIA A100" in goals[0]["why"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_shows_what_it_has(probe, monkeypatch, tmp_path):
     from probe.dashboard.bench import run as module
 
@@ -258,6 +260,7 @@ def test_both_entrances_have_the_same_options(probe, capsys):
     assert other - {"--debug", "--no-quick", "--help"} <= shown
 
 
+@pytest.mark.slow
 def test_the_measuring_part_needs_no_figure_and_no_records():
     import subprocess
     import sys

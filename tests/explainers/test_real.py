@@ -58,6 +58,7 @@ SENTENCES = [
 ]
 
 
+@pytest.mark.slow
 def test_occlusion_is_mostly_faithful_and_shuffled_scores_are_not(sentiment):
     """Shares of verdicts over several sentences, not one lucky sentence; the probability is computed anew from ids."""
     import torch

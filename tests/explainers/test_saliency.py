@@ -88,6 +88,7 @@ def test_gradient_x_input_equals_autograd_by_hand(name):
     assert np.abs(found["score"]).max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(SUBJECTS))
 def test_integrated_gradients_equal_a_riemann_sum(name):
     loaded, text, inputs, embeddings, score = embed_and_score(name, settled(name)[0])
