@@ -1,6 +1,8 @@
 """How a kernel is launched: block shapes per pass, dtype and head size, and the choice between Triton and plain torch."""
 
+import importlib
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -19,20 +21,21 @@ class Blocks:
     options: dict[str, Any]
 
 
-def blocks(sweep: str, dtype: torch.dtype, size: int, interpreted: bool) -> Blocks:
-    """Block shape for a pass ("row" or "column"), measured on an H100 for bf16 with head sizes 64 and 128; safe elsewhere."""
-    D = max(16, 1 << (size - 1).bit_length())
+def core_width(size: int) -> int:
+    """The width that a tensor core takes for `size` columns: a power of two, at least 16."""
+    return max(16, 1 << (size - 1).bit_length())
+
+
+def row_blocks(dtype: torch.dtype, size: int, interpreted: bool) -> Blocks:
+    """Block shape of the row pass, measured on an H100 for bf16 with head sizes 64 and 128; safe elsewhere."""
+    D = core_width(size)
     if interpreted:
         return Blocks(64, 64, D, {})
     if dtype == torch.float32:
         M, N = (64, 32) if D <= 64 else (32, 32)
         return Blocks(M, N, D, {"num_warps": 4, "num_stages": 2})
-    if D <= 128 and sweep == "row":
-        return Blocks(128, 128, D, {"num_warps": 8, "num_stages": 2})
-    if D <= 64:
-        return Blocks(64, 64, D, {"num_warps": 4, "num_stages": 3})
     if D <= 128:
-        return Blocks(64, 128, D, {"num_warps": 4, "num_stages": 2})
+        return Blocks(128, 128, D, {"num_warps": 8, "num_stages": 2})
     return Blocks(64, 32, D, {"num_warps": 4, "num_stages": 2})
 
 
@@ -40,7 +43,7 @@ def apply_blocks(
     dtype: torch.dtype, size: int, x_dtype: torch.dtype, width: int, interpreted: bool
 ) -> Blocks:
     """Block shape of the row pass with `width` vectors to multiply, measured on an H100 for bf16 at size and width 128."""
-    D = max(16, 1 << (size - 1).bit_length())
+    D = core_width(size)
     if interpreted:
         return Blocks(64, 64, D, {})
     if dtype != torch.float32 and x_dtype != torch.float32 and max(D, width) <= 128:
@@ -54,7 +57,7 @@ def column_blocks(dtype: torch.dtype, size: int, channels: int, pooled: bool, in
 
     Measured on an H100 for bf16 with head size 128; safe elsewhere.
     """
-    D = max(16, 1 << (size - 1).bit_length())
+    D = core_width(size)
     if interpreted:
         return Blocks(64, 64, D, {})
     if dtype == torch.float32:
@@ -94,6 +97,11 @@ def choose(implementation: str, x: Tensor) -> str:
                 "interpreter (TRITON_INTERPRET=1 before the first import)"
             )
     return implementation
+
+
+def way_of(package: str, implementation: str, x: Tensor) -> ModuleType:
+    """The module `triton` or `reference` of a kernel's package, as `choose` resolves it; only that one is imported."""
+    return importlib.import_module(f"{package}.{choose(implementation, x)}")
 
 
 def _interpreting() -> bool:

@@ -200,6 +200,22 @@ def key_span(first, last, sample, rules, F: tl.constexpr):
 
 
 @triton.jit
+def key_tiles(block, sample, rules, M: tl.constexpr, N: tl.constexpr, F: tl.constexpr):
+    """The keys that a block of M query rows takes N at a time: [low, open) need no mask, [open, high) do.
+
+    Without a mask go the keys that the whole block sees by causality alone; `low` and `open` are multiples of N.
+    """
+    low, high = key_span(block * M, tl.minimum(block * M + M, rules.n_queries) - 1, sample, rules, F)
+    low = low // N * N
+    open_ = low
+    if not (F.WINDOW or F.CHUNK or F.GROUPS or F.DOCUMENTS or F.KEY_VALID):
+        open_ = rules.n_keys // N * N
+        if F.CAUSAL:  # queries may stand before all keys of a slice, and then see nothing
+            open_ = tl.maximum(low, tl.minimum(open_, (block * M + rules.offset + 1) // N * N))
+    return low, open_, high
+
+
+@triton.jit
 def row_span(first, last, sample, rules, F: tl.constexpr):
     """The query rows [low, high) outside which nobody sees any key of first … last."""
     low, high = 0, rules.n_queries

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.kernels.launch import choose
+from probe.kernels.launch import way_of
 from probe.kernels.pooling import cell_counts, check_grid, mean_of
 from probe.kernels.score import DTYPES, HEAD_SIZES, ScoreSpec, check
 from probe.kernels.sweep import absent
@@ -61,11 +61,8 @@ def column_stats(
         )
     if grid is not None:
         check_grid(grid, reduce, q.shape[2], k.shape[2])
-    if choose(implementation, q) == "triton":
-        from probe.kernels.column_pass import triton as chosen
-    else:
-        from probe.kernels.column_pass import reference as chosen  # type: ignore[no-redef]
-    out: dict[str, Tensor] = chosen.column_stats(
+    way = way_of(__package__, implementation, q)
+    out: dict[str, Tensor] = way.column_stats(
         q, k, spec, lse, received=received, weights=weights, y=y, grid=grid, most=reduce == "max"
     )
     if spec.key_valid is not None and "transposed" in out:

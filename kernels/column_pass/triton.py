@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.kernels.column_pass.cells import cells_for
-from probe.kernels.launch import column_blocks
+from probe.kernels.launch import column_blocks, core_width
 from probe.kernels.score import ScoreSpec
 from probe.kernels.score_tile import (
     LOG2E,
@@ -216,7 +216,7 @@ def column_stats(
         MASS=out.get("received", dummy),
         PRODUCT=out.get("transposed", dummy), heads=heads, group=heads // k.shape[1], padded=padded, F=flags,
         RECEIVED=received, WEIGHTED=weights is not None, HOLES=spec.query_valid is not None, POOL=cells is not None, MOST=most,
-        CHANNELS=channels, C=max(16, triton.next_power_of_2(channels)), EXPONENT=exponent, PRECISION=precision,
+        CHANNELS=channels, C=core_width(channels), EXPONENT=exponent, PRECISION=precision,
         SIZE=size, D=shape.D, M=M, N=shape.N, **shape.options,
     )  # fmt: skip
     blocks, programs = triton.cdiv(n_keys, shape.N), batch * heads

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from probe.kernels.launch import choose
+from probe.kernels.launch import way_of
 from probe.kernels.score import ScoreSpec, check
 from probe.kernels.sweep import ROW_STATISTICS
 
@@ -52,11 +52,9 @@ def row_stats(
     if unknown or not (stats or x is not None or key_sets is not None):
         raise ValueError(f"stats: got {list(stats)}, expected at least one of {', '.join(ROW_STATISTICS)}")
     check_columns(q, k, x, key_sets)
-    if choose(implementation, q) == "triton":
-        from probe.kernels.row_pass import triton as chosen
-    else:
-        from probe.kernels.row_pass import reference as chosen  # type: ignore[no-redef]
-    return chosen.row_stats(q, k, spec, tuple(dict.fromkeys(stats)), x, key_sets)
+    way = way_of(__package__, implementation, q)
+    out: dict[str, Tensor] = way.row_stats(q, k, spec, tuple(dict.fromkeys(stats)), x, key_sets)
+    return out
 
 
 def apply(

@@ -8,7 +8,7 @@ import triton.language as tl
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from probe.kernels.launch import apply_blocks, blocks
+from probe.kernels.launch import apply_blocks, core_width, row_blocks
 from probe.kernels.score import ScoreSpec
 from probe.kernels.score_tile import (
     LN2,
@@ -16,7 +16,7 @@ from probe.kernels.score_tile import (
     describe,
     inner_rows_of,
     interpreted,
-    key_span,
+    key_tiles,
     rows_of,
     score_tile,
     view,
@@ -159,14 +159,7 @@ def _row_kernel(
     sample, head = tl.program_id(1) // heads, tl.program_id(1) % heads
     row = block * M + tl.arange(0, M)
     q = rows_of(Q, sample, head, row, tl.arange(0, D), SIZE, rules.n_queries)
-    low, high = key_span(block * M, tl.minimum(block * M + M, rules.n_queries) - 1, sample, rules, F)
-    low = low // N * N
-    # Keys that the whole block sees by causality alone need no mask: [low, open).
-    open_ = low
-    if not (F.WINDOW or F.CHUNK or F.GROUPS or F.DOCUMENTS or F.KEY_VALID):
-        open_ = rules.n_keys // N * N
-        if F.CAUSAL:
-            open_ = tl.maximum(low, tl.minimum(open_, (block * M + rules.offset + 1) // N * N))
+    low, open_, high = key_tiles(block, sample, rules, M, N, F)
     # The masked keys, which hold the nearest, and the first block, which holds the usual sink, set the level of the row;
     # relative to that level the others need no maximum, unless they prove to lie far above it.
     first = tl.minimum(low + N, open_)
@@ -262,7 +255,7 @@ def row_stats(
     wanted = Wanted._make([*(name in results for name in Out._fields), spec.sink is not None])
     dummy = torch.empty(1, device=q.device)
     bits = dummy if key_sets is None else _bits(key_sets)
-    shape = blocks("row", q.dtype, size, flags.UPCAST)
+    shape = row_blocks(q.dtype, size, flags.UPCAST)
     if x is not None:
         shape = apply_blocks(q.dtype, size, x.dtype, x.shape[3], flags.UPCAST)
     _row_kernel[(triton.cdiv(n_queries, shape.M), batch * heads)](
@@ -283,7 +276,5 @@ def _bits(key_sets: Bool[Tensor, "B Hs Nk S"]) -> Tensor:
 def _widths(key_sets: Tensor | None, x: Tensor | None) -> dict[str, int]:
     """Widths of the two blocks of columns, and padded to what a tensor core takes."""
     count, width = (1 if t is None else t.shape[3] for t in (key_sets, x))
-    padded = [
-        1 if t is None else max(16, triton.next_power_of_2(n)) for t, n in ((key_sets, count), (x, width))
-    ]
+    padded = [1 if t is None else core_width(n) for t, n in ((key_sets, count), (x, width))]
     return {"S": padded[0], "N_SETS": count, "C": padded[1], "WIDTH": width}

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probe.kernels.heads import check_heads
-from probe.kernels.launch import choose
+from probe.kernels.launch import way_of
 from probe.kernels.score import HEAD_SIZES, ScoreSpec, check
 from probe.kernels.sink_shift.keys import SinkKeys, sink_keys
 
@@ -105,10 +105,7 @@ def sink_shift(
             f"sinks: got [{batch}, {n}, {n_marked}] on {marked.sinks.device}, expected [{q.shape[0]}, {len(chosen)}, at most "
             f"{k.shape[2]}] on {q.device}"
         )
-    if choose(implementation, q) == "triton":
-        from probe.kernels.sink_shift import triton as way
-    else:
-        from probe.kernels.sink_shift import reference as way  # type: ignore[no-redef]
+    way = way_of(__package__, implementation, q)
     shifted = Shifted(*way.sink_shift(q, k, v, spec, marked, chosen))
     if spec.query_valid is not None:
         for statistic in shifted[1:]:

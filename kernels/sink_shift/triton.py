@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.kernels.heads import heads_on
-from probe.kernels.launch import Blocks
+from probe.kernels.launch import Blocks, core_width
 from probe.kernels.score import ScoreSpec
-from probe.kernels.score_tile import describe, interpreted, key_span, rows_of, view
+from probe.kernels.score_tile import describe, interpreted, key_tiles, rows_of, view
 from probe.kernels.sink_shift.keys import SinkKeys
 from probe.kernels.sink_shift.layout import lay_out
 from probe.kernels.sink_shift.parts import marked_keys, receivers, write_rows
@@ -38,17 +38,10 @@ def _shift_kernel(
     sample, place = tl.program_id(1) // chosen, tl.program_id(1) % chosen
     head = tl.load(HEADS + place)
     key_head = head // group
-    n_queries, n_keys, offset = rules.n_queries, rules.n_keys, rules.offset
+    n_queries = rules.n_queries
     row = block * M + tl.arange(0, M)
     q = rows_of(Q, sample, head, row, tl.arange(0, D), SIZE, n_queries)
-    low, high = key_span(block * M, tl.minimum(block * M + M, n_queries) - 1, sample, rules, F)
-    low = low // N * N
-    # Keys that the whole block sees by causality alone need no mask: [low, open).
-    open_ = low
-    if not (F.WINDOW or F.CHUNK or F.GROUPS or F.DOCUMENTS or F.KEY_VALID):
-        open_ = n_keys // N * N
-        if F.CAUSAL:
-            open_ = tl.minimum(open_, (block * M + offset + 1) // N * N)
+    low, open_, high = key_tiles(block, sample, rules, M, N, F)
     if SHARED:
         span = (tl.maximum(high - low, 0) + N * parts - 1) // (N * parts) * N
         low = low + tl.program_id(2) * span
@@ -125,7 +118,7 @@ def _join_kernel(
 
 def shape_of(dtype: torch.dtype, size: int, n_queries: int, interpreting: bool) -> Blocks:
     """Block shape of the sweep; `size` is the larger of the two head sizes."""
-    D = max(16, triton.next_power_of_2(size))
+    D = core_width(size)
     if interpreting:
         return Blocks(64, 64, D, {})
     if dtype == torch.float32:
@@ -168,7 +161,7 @@ def sink_shift(
         laid_out["HEADS"] = heads_on(heads, n_heads, q.device)
     row_blocks = triton.cdiv(n_queries, shape.M)
     parts = parts_of(row_blocks * batch * n, n_keys, q.device)
-    DV = max(16, triton.next_power_of_2(size_v))
+    DV = core_width(size_v)
     partial = (parts if parts > 1 else 0, batch, n, n_queries)
     acc = torch.empty(*partial, DV, dtype=torch.float32, device=q.device)
     top, total = (torch.empty(partial, dtype=torch.float32, device=q.device) for _ in range(2))
@@ -178,7 +171,7 @@ def sink_shift(
         "LSE": lse, "ACC": acc, "TOP": top, "TOTAL": total,
         "chosen": n, "group": n_heads // k.shape[1], "n_marked": marked.sinks.shape[2], "parts": parts, "F": flags,
         "HAS_SINK": spec.sink is not None, "KEPT": marked.kept is not None, "TIMED": marked.since is not None,
-        "SIZE": size, "SIZE_V": size_v, "D": max(16, triton.next_power_of_2(size)), "DV": DV, "MARKS": 32,
+        "SIZE": size, "SIZE_V": size_v, "D": core_width(size), "DV": DV, "MARKS": 32,
     }  # fmt: skip
     _shift_kernel[(row_blocks, batch * n, parts)](
         **given, SHARED=parts > 1, M=shape.M, N=shape.N, **shape.options

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.kernels.heads import check_heads
-from probe.kernels.launch import choose
+from probe.kernels.launch import way_of
 from probe.kernels.score import ScoreSpec, check
 
 #: The most values that one call returns: 1 GiB of float32.
@@ -66,11 +66,9 @@ def tile(
             f"{values} values, expected at most {VALUES_LIMIT}; ask for fewer heads, a smaller rectangle, or every n-th row "
             "and key (range(first, last, n)); pooled_map summarises a whole map"
         )
-    if choose(implementation, q) == "triton":
-        from probe.kernels.tile import triton as chosen_way
-    else:
-        from probe.kernels.tile import reference as chosen_way  # type: ignore[no-redef]
-    return chosen_way.tile(q, k, spec, lse if what == "prob" else None, row_at, key_at, chosen)
+    way = way_of(__package__, implementation, q)
+    rectangle: Tensor = way.tile(q, k, spec, lse if what == "prob" else None, row_at, key_at, chosen)
+    return rectangle
 
 
 def _numbers(name: str, numbers: range | Tensor, n: int, noun: str) -> Int[Tensor, "count"]:

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.kernels.heads import heads_on
-from probe.kernels.launch import Blocks
+from probe.kernels.launch import Blocks, core_width
 from probe.kernels.score import ScoreSpec
 from probe.kernels.score_tile import LN2, LOG2E, describe, interpreted, rows_of, score_tile, view
 
@@ -43,7 +43,7 @@ def _tile_kernel(
 def shape_of(dtype: torch.dtype, size: int) -> Blocks:
     """Block shape of a rectangle: small, because nothing is swept and one head of a map should fill the chip."""
     side = 32 if dtype == torch.float32 else 64
-    return Blocks(side, side, max(16, triton.next_power_of_2(size)), {"num_warps": 4})
+    return Blocks(side, side, core_width(size), {"num_warps": 4})
 
 
 def tile(

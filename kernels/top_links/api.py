@@ -5,7 +5,7 @@ from typing import NamedTuple
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.kernels.launch import choose
+from probe.kernels.launch import way_of
 from probe.kernels.score import ScoreSpec, check
 
 MOST_LINKS = 64
@@ -58,11 +58,8 @@ def top_links(
         raise ValueError(f"lse: got shape {tuple(lse.shape)}, expected {tuple(q.shape[:3])} as the rows of q")
     if lse is not None and lse.device != q.device:
         raise ValueError(f"lse: got a tensor on {lse.device}, expected {q.device} as q")
-    if choose(implementation, q) == "triton":
-        from probe.kernels.top_links import triton as chosen
-    else:
-        from probe.kernels.top_links import reference as chosen  # type: ignore[no-redef]
-    keys, probs = chosen.top_links(q, k, spec, lse, links)
+    way = way_of(__package__, implementation, q)
+    keys, probs = way.top_links(q, k, spec, lse, links)
     if spec.query_valid is not None:
         padded = ~spec.query_valid[:, None, :, None]
         keys, probs = keys.masked_fill(padded, -1), probs.masked_fill(padded, float("nan"))

@@ -14,14 +14,14 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.kernels.launch import Blocks, blocks
+from probe.kernels.launch import Blocks, row_blocks
 from probe.kernels.score import ScoreSpec
 from probe.kernels.score_tile import (
     LOG2E,
     describe,
     inner_rows_of,
     interpreted,
-    key_span,
+    key_tiles,
     rows_of,
     score_tile,
     view,
@@ -81,16 +81,8 @@ def _links_kernel(
     keys = tl.zeros([M, L], tl.int32) - 1 - tl.arange(0, L)[None, :]
     top = tl.full([M], float("-inf"), tl.float32)
     total = tl.zeros([M], tl.float32)
-    low, high = key_span(block * M, tl.minimum(block * M + M, n_queries) - 1, sample, rules, F)
-    low = low // N * N
+    low, open_, high = key_tiles(block, sample, rules, M, N, F)
     high = tl.maximum(low, (high + N - 1) // N * N)
-    # Keys that the whole block sees by causality alone need no mask: [low, open).
-    open_ = low
-    if not (F.WINDOW or F.CHUNK or F.GROUPS or F.DOCUMENTS or F.KEY_VALID):
-        open_ = n_keys // N * N
-        if F.CAUSAL:
-            open_ = tl.minimum(open_, (block * M + offset + 1) // N * N)
-        open_ = tl.maximum(low, open_)
     for phase in tl.static_range(2):
         # From the diagonal down to the first tile, then from the last tile down to the diagonal.
         begin = open_ if phase == 0 else low
@@ -152,7 +144,7 @@ def shape_of(dtype: torch.dtype, size: int, links: int, interpreted: bool) -> Bl
 
     Narrow tiles pay: fewer of them hold anything above a bar.
     """
-    shape = blocks("row", dtype, size, interpreted)
+    shape = row_blocks(dtype, size, interpreted)
     if interpreted:
         return shape
     if dtype != torch.float32 and shape.D <= 128:

@@ -12,7 +12,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from probe.kernels.column_pass.triton import _column_kernel
-from probe.kernels.launch import apply_blocks, blocks, column_blocks
+from probe.kernels.launch import apply_blocks, column_blocks, row_blocks
 from probe.kernels.row_pass.triton import Out, Wanted, _row_kernel
 from probe.kernels.score_tile import Flags, Rules, View
 from probe.kernels.sink_shift.triton import _shift_kernel
@@ -71,7 +71,7 @@ def source(kernel, sweep, dtype, size, flags, shape=None, **more):
     elif sweep == "row" and flags is ALL:
         shape = apply_blocks(DTYPES[dtype], size, DTYPES[dtype], fixed["C"], interpreted=False)
     else:
-        shape = blocks(sweep, DTYPES[dtype], size, interpreted=False)
+        shape = row_blocks(DTYPES[dtype], size, interpreted=False)
     fixed |= {"SIZE": size, "D": shape.D, "M": shape.M, "N": shape.N, "F": flags}
     signature, constants, attributes = {}, {}, {}
     for at, name in enumerate(kernel.arg_names):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from attention_oracle import attention, columns, tolerance, worst
+from fresh_memory import poison
 from score_cases import RULES, SHAPES, make
 
 from probe.kernels.column_pass import apply_transposed, column_mass, column_stats
@@ -16,13 +17,7 @@ BOTH = pytest.mark.parametrize("implementation", ["reference", pytest.param("tri
 @pytest.fixture(autouse=True)
 def poisoned_memory(monkeypatch):
     """Fresh buffers hold NaN, so that an entry nobody wrote shows."""
-    plain = torch.empty
-
-    def poisoned(*args, **kwargs):
-        fresh = plain(*args, **kwargs)
-        return fresh.fill_(float("nan")) if fresh.is_floating_point() else fresh.fill_(-77)
-
-    monkeypatch.setattr(torch, "empty", poisoned)
+    poison(monkeypatch)
 
 
 def vectors(q, channels=5, seed=3):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from attention_oracle import attention, columns, mask, tolerance, worst
+from fresh_memory import poison
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from score_cases import RULES, make
@@ -23,13 +24,7 @@ BOTH = pytest.mark.parametrize("implementation", ["reference", pytest.param("tri
 @pytest.fixture(autouse=True)
 def poisoned_memory(monkeypatch):
     """Fresh buffers hold NaN, so that an entry nobody wrote shows."""
-    plain = torch.empty
-
-    def poisoned(*args, **kwargs):
-        fresh = plain(*args, **kwargs)
-        return fresh.fill_(float("nan")) if fresh.is_floating_point() else fresh.fill_(-77)
-
-    monkeypatch.setattr(torch, "empty", poisoned)
+    poison(monkeypatch)
 
 
 def assert_pooled(q, k, spec, implementation, grid, reduce="sum", **asked):
