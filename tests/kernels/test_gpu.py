@@ -12,14 +12,6 @@ pytestmark = pytest.mark.gpu
 FLOATS = [name for name in MAP_STATISTICS if name != "max_key"]
 
 
-@pytest.fixture(autouse=True)
-def poisoned_memory():
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def assert_exact(q, k, spec):
     got = map_statistics(q, k, spec, MAP_STATISTICS, "triton")
     host = spec.to("cpu")

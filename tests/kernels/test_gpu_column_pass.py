@@ -16,14 +16,6 @@ pytestmark = pytest.mark.gpu
 HALF = [torch.bfloat16, torch.float16]
 
 
-@pytest.fixture(autouse=True)
-def poisoned_memory():
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def assert_columns(q, k, spec, channels=0, weighted=False, grid=None, reduce="sum", received=True):
     generator = torch.Generator().manual_seed(7)
     y = torch.randn(*q.shape[:3], channels, generator=generator).to(q) if channels else None

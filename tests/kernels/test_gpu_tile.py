@@ -11,14 +11,6 @@ from probe.kernels.tile import tile
 pytestmark = pytest.mark.gpu
 
 
-@pytest.fixture(autouse=True)
-def poisoned_memory():
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def whole(q, k, spec, lse, what, dtype):
     """The whole map from its definition: scores, or their exponentials relative to the stored log-sum-exp."""
     s = scores(q, k, spec, dtype)
