@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from probe.kernels.score import ScoreSpec
@@ -28,6 +28,10 @@ class AttentionCall:
         arguments: every other argument, by name.
         backend: "eager", "sdpa", "flash", "flex" or the name of a function of the user's own.
         eager: the model's own eager function, for the parity check.
+        stream: the tower of the record that the call belongs to ("text", "vision", "cross", …).
+        lengths: of the consecutive pieces that the backend attended to one by one (windows or images of a vision
+            tower), queries and keys alike; None if it took all at once.
+        step: number of the forward pass, counted while the tap is open.
     """
 
     name: str
@@ -42,3 +46,33 @@ class AttentionCall:
     arguments: Mapping[str, Any]
     backend: str
     eager: Callable[..., tuple[Tensor, Tensor | None]]
+    stream: str = "text"
+    lengths: tuple[int, ...] | None = None
+    step: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class MapCall:
+    """One layer's attention as the model itself wrote it out: the slow route, where q and k cannot be had.
+
+    Attributes:
+        name: the module's name in the model.
+        module: the module itself.
+        layer: number of the layer in the record.
+        weights: the attention map, [B, H, Nq, Nk].
+        query_valid: False where a query is padding, [B, Nq]; None without padding.
+        key_valid: False where a key is padding, [B, Nk]; None without padding.
+        source: how the weights were got, in words.
+        stream: the tower of the record that the call belongs to.
+        step: number of the forward pass, counted while the tap is open.
+    """
+
+    name: str
+    module: torch.nn.Module
+    layer: int
+    weights: Float[Tensor, "B H Nq Nk"]
+    query_valid: Bool[Tensor, "B Nq"] | None
+    key_valid: Bool[Tensor, "B Nk"] | None
+    source: str
+    stream: str = "text"
+    step: int = 0
