@@ -104,7 +104,7 @@ class _Recorder:
         self.stats = stats
         self.implementation = implementation
         self.valid = prepared.valid
-        self.report = Report(prepared.valid)
+        self.report = Report()
         self.rules: list[str] = []
         self.backends: list[str] = []
         self.expected = 0

@@ -50,11 +50,9 @@ class Report:
     """Collects the checks of a run, layer by layer.
 
     Attributes:
-        valid: False where a position is padding, [B, N].
         checks: what was found so far.
     """
 
-    valid: Bool[Tensor, "B N"]
     checks: list[Check] = field(default_factory=list)
 
     def layer(
@@ -69,19 +67,24 @@ class Report:
             implementation: of the kernels, for the window.
         """
         add = self.checks.append
-        add(padding(call.layer, values, self.valid.cpu().numpy()))
+        valid = (
+            torch.ones(call.q.shape[0], call.q.shape[2], dtype=torch.bool)
+            if call.spec.query_valid is None
+            else call.spec.query_valid
+        )
+        add(padding(call.layer, values, valid.cpu().numpy()))
         if "received" in values:
-            add(column_sums(call, values, keys_seen, self.valid))
+            add(column_sums(call, values, keys_seen, valid))
         if "entropy" in values:
-            add(entropy_bounds(call, values["entropy"], keys_seen, self.valid))
-        cut = _parity.window(call, self.valid)
+            add(entropy_bounds(call, values["entropy"], keys_seen, valid))
+        cut = _parity.window(call, valid)
         out, weights = _parity.eager(call, cut, _exact(call.q))
         known = _parity.reference(weights, cut.valid)
         add(_parity_of_statistics(call, cut, known, values, implementation))
         if bool(cut.contained.any()):
             add(_parity_of_output(call, cut, out))
         if call.q.shape[2] > _parity.WINDOW:
-            add(_parity_of_last_rows(call, values, self.valid))
+            add(_parity_of_last_rows(call, values, valid))
 
     def tokens(self, prepared: Prepared) -> None:
         """Check that the pieces of each sample join to its text."""

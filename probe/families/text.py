@@ -10,6 +10,7 @@ import xarray as xr
 from torch import Tensor
 
 from probe.errors import InputError
+from probe.positions import Positions
 from probe.record import strings
 
 Row = list[tuple[str, int, str, int, int]]  # piece, id, role, start, end
@@ -21,18 +22,30 @@ class Prepared:
 
     Attributes:
         inputs: keyword arguments of the model's forward.
-        valid: False where a position is padding, [B, N] bool.
-        tokens: the record's /tokens.
+        positions: what is known of the input's positions, by the name of their group.
         texts: the text of each sample; None where it is not known.
+        main: the group that the texts' tokens are: "tokens", or "source" where an encoder reads them.
     """
 
     inputs: dict[str, Any]
-    valid: Tensor
-    tokens: xr.Dataset
+    positions: dict[str, Positions]
     texts: list[str] | None
+    main: str = "tokens"
+
+    @property
+    def valid(self) -> Tensor:
+        """False where a token is padding, [B, N] bool."""
+        return self.positions[self.main].valid
+
+    @property
+    def tokens(self) -> xr.Dataset:
+        """The texts' tokens, as the record holds them."""
+        return self.positions[self.main].dataset
 
 
-def encode(texts: Sequence[str], tokenizer: Any, limit: int | None, device: torch.device) -> Prepared:
+def encode(
+    texts: Sequence[str], tokenizer: Any, limit: int | None, device: torch.device, group: str = "tokens"
+) -> Prepared:
     """Tokenize texts, padded on the tokenizer's own side.
 
     Args:
@@ -40,6 +53,7 @@ def encode(texts: Sequence[str], tokenizer: Any, limit: int | None, device: torc
         tokenizer: a Hugging Face tokenizer.
         limit: most tokens that the model takes; None if unknown.
         device: where the tensors go.
+        group: of positions that the tokens are.
 
     Raises:
         InputError: an empty text, a text of unknown tokens only, or one that is too long.
@@ -69,33 +83,50 @@ def encode(texts: Sequence[str], tokenizer: Any, limit: int | None, device: torc
     }
     if "token_type_ids" in getattr(tokenizer, "model_input_names", ()):
         inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
-    return Prepared(inputs, inputs["attention_mask"].bool(), _dataset(rows, valid), list(texts))
+    positions = Positions(group, inputs["attention_mask"].bool(), _dataset(rows, valid))
+    return Prepared(inputs, {group: positions}, list(texts), group)
 
 
-def describe(inputs: Mapping[str, Any], tokenizer: Any | None) -> Prepared:
+def describe(inputs: Mapping[str, Any], tokenizer: Any | None, group: str = "tokens") -> Prepared:
     """Say what the positions of prepared inputs are.
 
     Args:
         inputs: keyword arguments of a model's forward, with `input_ids` or `inputs_embeds` [B, N, …] and,
             where positions are padding, a two-dimensional `attention_mask` of 0 and 1.
         tokenizer: to read the ids; without it a token reads as its number.
+        group: of positions that the ids are: "source" where an encoder reads them (then `decoder_input_ids` and
+            `decoder_attention_mask` are the "tokens"), else "tokens".
 
     Raises:
         InputError: neither ids nor embeddings, or a mask that does not fit them.
     """
-    given = inputs.get("input_ids", inputs.get("inputs_embeds"))
-    if not isinstance(given, Tensor) or given.ndim < 2 or 0 in given.shape:
-        raise InputError(
-            f"inputs: got {', '.join(map(str, inputs)) or 'nothing'}, expected input_ids [batch, tokens], "
-            "not empty"
-        )
     past = inputs.get("past_key_values")
     if past is not None and (not hasattr(past, "get_seq_length") or past.get_seq_length()):
         raise InputError("inputs: past_key_values is filled; give the whole sequence without a cache")
-    valid = _valid(inputs.get("attention_mask"), given)
-    ids = inputs["input_ids"] if "input_ids" in inputs else torch.full(given.shape[:2], -1)
+    positions, texts = {}, None
+    sides = [("", group), *([("decoder_", "tokens")] if group != "tokens" else [])]
+    for prefix, side in sides:
+        given = inputs.get(f"{prefix}input_ids", inputs.get(f"{prefix}inputs_embeds"))
+        if given is None and prefix:
+            continue
+        if not isinstance(given, Tensor) or given.ndim < 2 or 0 in given.shape:
+            raise InputError(
+                f"inputs: got {', '.join(map(str, inputs)) or 'nothing'}, expected {prefix}input_ids [batch, tokens], "
+                "not empty"
+            )
+        valid = _valid(inputs.get(f"{prefix}attention_mask"), given)
+        ids = given if f"{prefix}input_ids" in inputs else torch.full(given.shape[:2], -1)
+        rows, found = _rows(ids, valid, tokenizer)
+        positions[side] = Positions(side, valid, _dataset(rows, valid.tolist()))
+        texts = found if side == group and tokenizer is not None else texts
+    return Prepared(dict(inputs), positions, texts, group)
+
+
+def _rows(ids: Tensor, valid: Tensor, tokenizer: Any | None) -> tuple[list[Row], list[str]]:
+    """The tokens of each sample, and the text that they join to."""
     special = set() if tokenizer is None else _special(tokenizer)
-    rows, texts = [], []
+    rows: list[Row] = []
+    texts = []
     for row, flags in zip(ids.tolist(), valid.tolist(), strict=True):
         kept = [i for i, flag in zip(row, flags, strict=True) if flag]
         pieces = (
@@ -104,17 +135,14 @@ def describe(inputs: Mapping[str, Any], tokenizer: Any | None) -> Prepared:
             else _read(kept, tokenizer)
         )
         places = iter(_places(pieces, known=tokenizer is not None))
-        rows.append(
-            [
-                (*next(places), i, "special" if i in special else "text") if flag else ("", -1, -1, i, "pad")
-                for i, flag in zip(row, flags, strict=True)
-            ]
-        )
+        line: Row = []
+        for i, flag in zip(row, flags, strict=True):
+            piece, start, end = next(places) if flag else ("", -1, -1)
+            role = "pad" if not flag else "special" if i in special else "text"
+            line.append((piece, i, role, start, end))
+        rows.append(line)
         texts.append("".join(pieces))
-    ordered = [[(piece, i, role, start, end) for piece, start, end, i, role in row] for row in rows]
-    return Prepared(
-        dict(inputs), valid, _dataset(ordered, valid.tolist()), None if tokenizer is None else texts
-    )
+    return rows, texts
 
 
 def _valid(mask: object, given: Tensor) -> Tensor:

@@ -5,11 +5,10 @@ user's backend. Where a verified architecture would make a dense mask for a long
 row (see `_mask_switch`).
 """
 
-import fnmatch
 import inspect
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -17,10 +16,16 @@ import torch
 from torch import Tensor
 
 from probe.call import AttentionCall
-from probe.errors import InputError, ModelError
+from probe.errors import ModelError
+from probe.kernels.score import ScoreSpec
 from probe.taps._mask_switch import lend, owner_of, take_back
 from probe.taps._switch import Observed, listen, unlisten, wrapped
+from probe.taps.plan import Plan
 from probe.taps.rules import Rules, backend_of
+from probe.taps.streams import Stream
+
+#: False where a position of a group ("tokens", "source", …) is padding, [B, N]; None where nothing is known to be.
+Validity = Callable[[str], Tensor | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +35,11 @@ class Site:
     name: str
     module: torch.nn.Module
     interface: Any
+
+    @property
+    def packs(self) -> bool:
+        """Whether the module takes several sequences behind each other, and may attend to one after the other."""
+        return "cu_seqlens" in inspect.signature(type(self.module).forward).parameters
 
 
 def sites(model: torch.nn.Module) -> list[Site]:
@@ -63,14 +73,18 @@ class HFTap:
     Args:
         model: any transformers model, or a module that holds one.
         receive: called with each `AttentionCall`, right after the backend computed it.
-        valid: False where the input is padding, [B, N]; None without padding.
+        valid: False where the input's tokens are padding, [B, N], or a function that tells it of each group of positions
+            (`probe.taps.streams`) at the time of a call: of all positions so far, those in a cache included.
         layers: numbers of layers, or patterns of module names (`"model.layers.1?.*"`); None for all.
+        towers: names of towers; None for all.
+        passes: several forward passes may come (generation): a module that is called again begins the next one.
 
+    A module that is called for one piece of its input after the other (a window, an image) gives one call, with `lengths`.
     On a clean exit, a module that should have been called and was not raises a ModelError.
 
     Raises:
         ModelError: the model routes nothing through the interface, or is compiled.
-        InputError: `layers` names nothing.
+        InputError: `layers` or `towers` names nothing.
     """
 
     def __init__(
@@ -78,8 +92,10 @@ class HFTap:
         model: torch.nn.Module,
         receive: Callable[[AttentionCall], None],
         *,
-        valid: Tensor | None = None,
+        valid: Tensor | Validity | None = None,
         layers: Sequence[int | str] | None = None,
+        towers: Sequence[str] | None = None,
+        passes: bool = False,
     ) -> None:
         _refuse_compiled(model)
         self.sites = sites(model)
@@ -88,66 +104,36 @@ class HFTap:
                 f"{type(model).__name__}: no module routes its attention through transformers' interface; "
                 "supported are the transformers models that do (Llama, Qwen, Mistral, Gemma, GPT-2, BERT, …)"
             )
-        numbers = [getattr(site.module, "layer_idx", None) for site in self.sites]
-        whole = all(isinstance(n, int) for n in numbers) and len(set(numbers)) == len(numbers)
-        #: Layer number of each module, or None where modules are numbered as they are called.
-        self.numbers: dict[int, int] | None = None
-        if whole:
-            self.numbers = {
-                id(s.module): int(n) for s, n in zip(self.sites, numbers, strict=True) if n is not None
-            }
+        self.plan = Plan(model, [(site.name, site.module) for site in self.sites], layers, towers)
         self._by_id = {id(site.module): site for site in self.sites}
         self._receive = receive
-        self._rules = Rules(valid)
-        self._layers, self._patterns = self._selection(layers)
+        self._rules = Rules()
+        self._valid: Validity = _of_tokens(valid) if valid is None or isinstance(valid, Tensor) else valid
+        self._passes = passes
         self._owner = owner_of(model, [site.module for site in self.sites])
-        self._calls: list[tuple[str, int]] = []
+        self._restart()
+
+    def _restart(self) -> None:
+        self.step = 0
+        self._calls: list[str] = []  # of this pass
+        self._called: set[str] = set()
         self._recorded: set[int] = set()
-        self._thread = 0
-
-    def _selection(self, layers: Sequence[int | str] | None) -> tuple[set[int] | None, list[str]]:
-        if layers is None:
-            return None, []
-        numbers = {n for n in layers if isinstance(n, int)}
-        patterns = [p for p in layers if isinstance(p, str)]
-        for pattern in patterns:
-            if not any(fnmatch.fnmatchcase(site.name, pattern) for site in self.sites):
-                raise InputError(
-                    f"layers: no attention module is called {pattern!r}; there are {self._names()}"
-                )
-        missing = (
-            numbers - set(self.numbers.values())
-            if self.numbers is not None
-            else {n for n in numbers if n < 0}
-        )
-        if missing or not (numbers or patterns):
-            have = (
-                sorted(self.numbers.values()) if self.numbers is not None else f"0 to {len(self.sites) - 1}"
-            )
-            raise InputError(f"layers: got {list(layers)}, expected some of {have}")
-        return numbers, patterns
-
-    def _names(self) -> str:
-        names = [site.name for site in self.sites]
-        return ", ".join(names if len(names) < 5 else [*names[:2], "…", names[-1]])
-
-    def _wanted(self, site: Site, layer: int) -> bool:
-        if self._layers is None:
-            return True
-        return layer in self._layers or any(fnmatch.fnmatchcase(site.name, p) for p in self._patterns)
+        self._heard = 0
+        self._pieces: list[Observed] = []
+        self._thread = threading.get_ident()
 
     @property
     def expected(self) -> int:
         """How many layers a forward pass should give; more if modules without a number are called again."""
-        if self.numbers is None:
-            return (
-                len(self.sites) if self._layers is None else max(1, len(self._layers) + len(self._patterns))
-            )
-        return sum(self._wanted(site, self.numbers[id(site.module)]) for site in self.sites)
+        return self.plan.expected
+
+    @property
+    def unused(self) -> list[str]:
+        """Towers of which nothing was heard: the input had nothing for them."""
+        return self.plan.unused(self._called)
 
     def __enter__(self) -> "HFTap":
-        self._calls, self._recorded = [], set()
-        self._thread = threading.get_ident()
+        self._restart()
         opened: list[Any] = []
         lazy = self._owner is not None and all(_plain_sdpa(site.interface) for site in self.sites)
         for interface in {id(s.interface): s.interface for s in self.sites}.values():
@@ -165,61 +151,125 @@ class HFTap:
         for interface in self._opened:
             unlisten(interface, self._hear)
         if kind is None:
-            self._require_calls()
+            self._end_of_pieces()
+            self.plan.require(self._called, self._recorded, self._heard)
 
     def _hear(self, seen: Observed) -> None:
         site = self._by_id.get(id(seen.module))
         if site is None or threading.get_ident() != self._thread:
             return
-        layer = len(self._calls) if self.numbers is None else self.numbers[id(site.module)]
-        if self.numbers is not None and (site.name, layer) in self._calls:
-            raise ModelError(f"{site.name}: called twice in one forward pass; expected one call per layer")
-        self._calls.append((site.name, layer))
-        if not self._wanted(site, layer):
+        if self._pieces and self._pieces[0].module is not seen.module:
+            self._end_of_pieces()
+        if site.packs:
+            self._pieces.append(seen)
+        else:
+            self._take(site, seen, None)
+
+    def _end_of_pieces(self) -> None:
+        """Hand on what one module computed piece by piece, as one call."""
+        pieces, self._pieces = self._pieces, []
+        if not pieces:
+            return
+        site = self._by_id[id(pieces[0].module)]
+        if len(pieces) == 1:
+            self._take(site, pieces[0], None)
+            return
+        if any(piece.arguments.get("attention_mask") is not None for piece in pieces):
+            raise ModelError(f"{site.name}: attention in pieces with masks; not supported")
+        joined = {n: torch.cat([p.arguments[n] for p in pieces], 2) for n in ("query", "key", "value")}
+        output = torch.cat([piece.output for piece in pieces], 1)
+        lengths = tuple(piece.arguments["query"].shape[2] for piece in pieces)
+        whole = replace(pieces[0], arguments=pieces[0].arguments | joined, output=output)
+        self._take(site, whole, lengths)
+
+    def _take(self, site: Site, seen: Observed, lengths: tuple[int, ...] | None) -> None:
+        stream = self.plan.streams[site.name]
+        if site.name in self._calls and self.plan.numbered(site.name):
+            if not self._passes:
+                raise ModelError(
+                    f"{site.name}: called twice in one forward pass; expected one call per layer"
+                )
+            self.step += 1
+            self._calls = []
+        before = sum(self.plan.streams[name].name == stream.name for name in self._calls)
+        layer = self.plan.number(site.name, before)
+        self._calls.append(site.name)
+        self._called.add(site.name)
+        self._heard += 1
+        if not self.plan.wanted(site.name, layer):
             return
         self._recorded.add(layer)
         with torch.no_grad():
-            spec = self._rules.derive(seen, site.name)
-            call = AttentionCall(
-                name=site.name,
-                module=site.module,
-                layer=layer,
-                q=seen.arguments["query"],
-                k=seen.arguments["key"],
-                v=seen.arguments["value"],
-                output=seen.output,
-                spec=spec,
-                mask=seen.arguments.get("attention_mask"),
-                arguments={
-                    n: a
-                    for n, a in seen.arguments.items()
-                    if n not in ("query", "key", "value", "attention_mask")
-                },
-                backend=backend_of(seen),
-                eager=seen.eager,
+            queries, keys = self._validity(seen, stream, site.name)
+            spec = self._rules.derive(
+                seen,
+                site.name,
+                query_valid=queries,
+                key_valid=keys,
+                lengths=lengths,
+                cross=stream.cross,
             )
-            self._receive(call)
+            self._receive(self._call(site, seen, spec, stream, layer, lengths))
 
-    def _must_be_called(self, site: Site) -> bool:
-        if self._layers is None:
-            return True
-        if self.numbers is not None:
-            return self._wanted(site, self.numbers[id(site.module)])
-        return any(fnmatch.fnmatchcase(site.name, p) for p in self._patterns)
+    def _call(
+        self,
+        site: Site,
+        seen: Observed,
+        spec: ScoreSpec,
+        stream: Stream,
+        layer: int,
+        lengths: tuple[int, ...] | None,
+    ) -> AttentionCall:
+        own = ("query", "key", "value", "attention_mask")
+        return AttentionCall(
+            name=site.name,
+            module=site.module,
+            layer=layer,
+            q=seen.arguments["query"],
+            k=seen.arguments["key"],
+            v=seen.arguments["value"],
+            output=seen.output,
+            spec=spec,
+            mask=seen.arguments.get("attention_mask"),
+            arguments={n: a for n, a in seen.arguments.items() if n not in own},
+            backend=backend_of(seen),
+            eager=seen.eager,
+            stream=stream.name,
+            lengths=lengths,
+            step=self.step,
+        )
 
-    def _require_calls(self) -> None:
-        called = {name for name, _ in self._calls}
-        missing = [site.name for site in self.sites if site.name not in called and self._must_be_called(site)]
-        if missing:
+    def _validity(self, seen: Observed, stream: Stream, name: str) -> tuple[Tensor | None, Tensor | None]:
+        """What of a call's queries and keys is no padding; the queries are the last positions of theirs."""
+        q, k = seen.arguments["query"], seen.arguments["key"]
+        queries, keys = self._valid(stream.queries), self._valid(stream.keys)
+        mine = None if queries is None else _last(queries, q, name, stream.queries)
+        if stream.cross:
+            return mine, None if keys is None else _last(keys, k, name, stream.keys)
+        if keys is None:
+            return mine, None
+        spare = k.shape[2] - keys.shape[1]
+        if spare > 0 and not self._passes:
             raise ModelError(
-                f"{missing[0]}: its attention was never called in the forward pass ({len(missing)} of "
-                f"{len(self.sites)} modules); choose the layers to record (layers=…)"
+                f"{name}: {k.shape[2]} keys for {keys.shape[1]} {stream.keys}; give the whole sequence without a cache"
             )
-        unreached = set() if self._layers is None else self._layers - self._recorded
-        if unreached:
-            raise InputError(
-                f"layers: {sorted(unreached)} never came; the model called {len(self._calls)} layers"
-            )
+        if spare > 0:  # a static cache has room for what is still to come
+            return mine, torch.nn.functional.pad(keys, (0, spare))
+        return mine, _last(keys, k, name, stream.keys)
+
+
+def _of_tokens(valid: Tensor | None) -> Validity:
+    known = None if valid is None or bool(valid.all()) else valid
+    return lambda group: known if group == "tokens" else None
+
+
+def _last(valid: Tensor, x: Tensor, name: str, group: str) -> Tensor:
+    if valid.shape[0] != x.shape[0] or valid.shape[1] < x.shape[2]:
+        raise ModelError(
+            f"{name}: attention of {x.shape[2]} positions (batch {x.shape[0]}) does not fit the {valid.shape[1]} "
+            f"{group} (batch {valid.shape[0]}) of the input; choose other layers (layers=…)"
+        )
+    return valid[:, valid.shape[1] - x.shape[2] :].to(x.device)
 
 
 def _plain_sdpa(interface: Any) -> bool:

@@ -45,22 +45,30 @@ def backend_of(seen: Observed) -> str:
 
 
 class Rules:
-    """Derives the rules of calls; remembers which masks are proven, since layers share them.
+    """Derives the rules of calls; remembers which masks are proven, since layers share them."""
 
-    Args:
-        valid: False where a position is padding, [B, Nk]; None if there is no padding (or none is known).
-    """
-
-    def __init__(self, valid: Tensor | None) -> None:
-        self.valid = None if valid is None or bool(valid.all()) else valid
+    def __init__(self) -> None:
         self._proven: dict[tuple[object, ...], tuple[weakref.ref[Any], int, ScoreSpec]] = {}
 
-    def derive(self, seen: Observed, name: str) -> ScoreSpec:
+    def derive(
+        self,
+        seen: Observed,
+        name: str,
+        *,
+        query_valid: Tensor | None,
+        key_valid: Tensor | None,
+        lengths: tuple[int, ...] | None = None,
+        cross: bool = False,
+    ) -> ScoreSpec:
         """The rules of one call.
 
         Args:
             seen: the call.
             name: the module's name, for messages.
+            query_valid: False where a query is padding, [B, Nq]; None without padding.
+            key_valid: False where a key is padding, [B, Nk]; None without padding.
+            lengths: of the consecutive pieces that the backend attended to one by one; None if it took all at once.
+            cross: whether the keys are positions of another group than the queries.
 
         Raises:
             ModelError: a rule that cannot be expressed, a mask that follows no known rule, NaN or Inf in q or
@@ -76,7 +84,7 @@ class Rules:
             softcap=None if softcap is None else float(softcap),
             sink=None if sink is None else sink.detach().float().flatten(),
         )
-        spec = self._padded(spec, q, k, name)
+        spec = _padded(spec, q, k, query_valid, key_valid, name)
         mask = arguments.get("attention_mask")
         rule = (
             self._without_mask(seen, spec, name) if mask is None else self._from_mask(mask, seen, spec, name)
@@ -84,18 +92,6 @@ class Rules:
         _refuse_not_finite(q, rule.query_valid, name, "queries")
         _refuse_not_finite(k, rule.key_valid, name, "keys")
         return rule
-
-    def _padded(self, spec: ScoreSpec, q: Tensor, k: Tensor, name: str) -> ScoreSpec:
-        if self.valid is None:
-            return spec
-        batch, n_queries, n_keys = q.shape[0], q.shape[2], k.shape[2]
-        if self.valid.shape != (batch, n_keys) or n_queries > n_keys:
-            raise ModelError(
-                f"{name}: {n_queries} queries and {n_keys} keys (batch {batch}) do not fit the padding mask "
-                f"{list(self.valid.shape)}; expected self-attention over the tokens (layers=…)"
-            )
-        valid = self.valid.to(q.device)
-        return replace(spec, key_valid=valid, query_valid=valid[:, n_keys - n_queries :])
 
     def _without_mask(self, seen: Observed, spec: ScoreSpec, name: str) -> ScoreSpec:
         backend = backend_of(seen)
@@ -150,6 +146,19 @@ class Rules:
         if not (isinstance(mask, Tensor) and mask.is_inference()):  # such tensors do not count their changes
             self._proven[key] = (weakref.ref(mask), _version(mask), rule)
         return rule
+
+
+def _padded(
+    spec: ScoreSpec, q: Tensor, k: Tensor, query_valid: Tensor | None, key_valid: Tensor | None, name: str
+) -> ScoreSpec:
+    for what, flags, x in (("queries", query_valid, q), ("keys", key_valid, k)):
+        if flags is not None and flags.shape != (x.shape[0], x.shape[2]):
+            raise ModelError(
+                f"{name}: {x.shape[2]} {what} (batch {x.shape[0]}) do not fit their padding mask {list(flags.shape)}; "
+                "expected one flag for each"
+            )
+    padded = [None if v is None or bool(v.all()) else v.to(q.device, torch.bool) for v in (query_valid, key_valid)]
+    return replace(spec, query_valid=padded[0], key_valid=padded[1])
 
 
 def _version(mask: Any) -> int:
