@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
+from dataclasses import fields
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from probe.dashboard.bench.options import Request
 from probe.dashboard.failure import guarded, say, show_own_warnings
 
 app = typer.Typer(
@@ -194,61 +198,40 @@ def install(name: Annotated[str, typer.Argument(help="As `probe models` shows it
 
 
 @app.command()
-def doctor(json: Json = False) -> int:
-    """Show what works on this machine."""
+def doctor(
+    model: Annotated[str | None, typer.Option(help="Say what can be captured of this model, and what not.")] = None,
+    attempt: Annotated[bool, typer.Option("--try", help="With --model: prove it on one tiny input.")] = False,
+    json: Json = False,
+) -> int:
+    """Show what works on this machine, or with a model."""
     from probe.dashboard.doctor import show
 
-    return show(json)
+    return show(json, model, attempt)
 
 
-@app.command()
-def bench(
-    lengths: Annotated[
-        str | None, typer.Option(help="Tokens, joined by commas; 8k is 8,192.", metavar="N,N")
-    ] = None,
-    patterns: Annotated[
-        str | None, typer.Option(help="Of causal, full, window, padded, varlen.", metavar="NAME,NAME")
-    ] = None,
-    heads: Annotated[int | None, typer.Option(help="Query heads: 32 on CUDA, 9 elsewhere.")] = None,
-    key_heads: Annotated[int | None, typer.Option(help="Key heads: 8 on CUDA, 3 elsewhere.")] = None,
-    head_size: Annotated[int | None, typer.Option(help="Head size: 128 on CUDA, 64 elsewhere.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="bf16, fp16 or fp32.")] = None,
-    device: Device = "auto",
-    repeats: Annotated[int | None, typer.Option(help="Timed calls of each; default 3 to 50.")] = None,
-    flex: Annotated[bool | None, typer.Option(help="FlexAttention, too; default on CUDA.")] = None,
-    capture: Annotated[bool | None, typer.Option(help="A capture of SmolLM2 beside its forward.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Two lengths, two patterns, few repeats.")] = False,
-    json: Annotated[
-        str | None, typer.Option(help="Write JSON; - for standard output.", metavar="FILE|-")
-    ] = None,
-    html: Annotated[
-        str | None, typer.Option(help="Write the figure, as a page that opens offline.", metavar="FILE")
-    ] = None,
-) -> int:
+def bench(**asked: Any) -> int:
     """Measure the speed of exact statistics.
 
     Beside the forward passes of others, in one run; each result is compared with float64 first, and a wrong one ends the run.
     """
     from probe.dashboard.bench.command import bench as command
-    from probe.dashboard.bench.options import Request
 
-    return command(
-        Request(
-            lengths=lengths,
-            patterns=patterns,
-            heads=heads,
-            key_heads=key_heads,
-            head_size=head_size,
-            dtype=dtype,
-            device=device,
-            repeats=repeats,
-            flex=flex,
-            capture=capture,
-            quick=quick,
-            json=json,
-            html=html,
-        )
-    )
+    return command(Request(**asked))
+
+
+def _with_options_of(request: type, command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command an option for each field of a dataclass; the fields' metadata are their help and metavar."""
+    kinds, options = get_type_hints(request), []
+    for field in fields(request):
+        names = (f"--{field.name}",) if kinds[field.name] is bool else ()
+        kind = Annotated[kinds[field.name], typer.Option(*names, **field.metadata)]
+        options.append(Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=kind))
+    command.__signature__ = Signature(options)  # type: ignore[attr-defined]
+    command.__annotations__ = {option.name: option.annotation for option in options}
+    return command
+
+
+app.command()(_with_options_of(Request, bench))
 
 
 def run_line(arguments: list[str]) -> int:

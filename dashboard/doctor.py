@@ -10,6 +10,7 @@ from typing import Any
 
 from probe.dashboard.provenance import versions
 from probe.dashboard.terminal import out, quiet_stdout
+from probe.errors import InputError
 
 
 def examine() -> dict[str, Any]:
@@ -129,15 +130,23 @@ def _cuda(devices: dict[str, Any], installed: dict[str, str | None]) -> tuple[bo
     return True, f"Triton {installed['triton']} on {devices['cuda'][0]['name']}"
 
 
-def show(as_json: bool) -> int:
-    """Print what `examine` found.
+def show(as_json: bool, model: str | None = None, attempt: bool = False) -> int:
+    """Print what `examine` found, or what can be captured of a model.
 
     Args:
         as_json: Print JSON instead of tables.
+        model: A model's name; None for this machine.
+        attempt: Load the model and run it on one tiny input.
 
     Returns:
-        0.
+        0; 1 if the model has attention and none of it can be captured.
     """
+    if model is not None:
+        from probe.dashboard.doctor_model import show_model
+
+        return show_model(model, as_json, attempt)
+    if attempt:
+        raise InputError("--try: got no model to try; expected --model NAME")
     facts = examine()
     if as_json:
         from probe.dashboard.as_json import emit

@@ -1,12 +1,16 @@
 """How a kernel is launched: block shapes per pass, dtype and head size, and the choice between Triton and plain torch."""
 
 import importlib
-from dataclasses import dataclass
+import importlib.util
+from dataclasses import dataclass, fields
+from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from probe.kernels.score import ScoreSpec
 
 IMPLEMENTATIONS = ("auto", "reference", "triton")
 
@@ -102,6 +106,38 @@ def choose(implementation: str, x: Tensor) -> str:
 def way_of(package: str, implementation: str, x: Tensor) -> ModuleType:
     """The module `triton` or `reference` of a kernel's package, as `choose` resolves it; only that one is imported."""
     return importlib.import_module(f"{package}.{choose(implementation, x)}")
+
+
+#: Fewest queries and keys for which the fast paths for Hopper are taken: below, their start costs more than they save.
+_FEWEST = 256
+_PLAIN = ("scale", "causal", "offset")
+
+
+def hopper_covers(q: Tensor, k: Tensor, spec: ScoreSpec) -> bool:
+    """Whether the fast paths for Hopper (`hopper.py` of the two passes) cover a call; the general kernels take the others.
+
+    Covered: a GPU of compute capability 9.0, Triton 3.6 or later, bf16 or fp16, head size 64 or 128, at least 256 queries
+    and keys, no rule but causality, and tensors that the copy engine can address (strides of whole 16 bytes).
+    """
+    if not q.is_cuda or q.dtype not in (torch.bfloat16, torch.float16) or q.shape[3] not in (64, 128):
+        return False
+    if min(q.shape[2], k.shape[2]) < _FEWEST or not _hopper(q.device):
+        return False
+    if any(getattr(spec, field.name) is not None for field in fields(spec) if field.name not in _PLAIN):
+        return False
+    return all(
+        x.stride(3) == 1 and x.data_ptr() % 16 == 0 and all(s > 0 and s % 8 == 0 for s in x.stride()[:3])
+        for x in (q, k)
+    )
+
+
+@lru_cache(maxsize=16)
+def _hopper(device: torch.device) -> bool:
+    import triton
+
+    version = tuple(int(part) for part in triton.__version__.split(".")[:2])
+    known = version >= (3, 6) and importlib.util.find_spec("triton.experimental.gluon") is not None
+    return known and torch.cuda.get_device_capability(device) == (9, 0) and not _interpreting()
 
 
 def _interpreting() -> bool:

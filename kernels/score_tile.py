@@ -3,6 +3,7 @@
 Scores leave in base 2 (times log2 e), because the hardware's exponential is 2^x. Nobody else writes a mask.
 """
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -255,8 +256,13 @@ def describe(spec: ScoreSpec, q: Tensor, n_keys: int, upcast: bool) -> tuple[Rul
     """
     batch, _, n_queries, _ = q.shape
     before = spec.before or 0
-    dummy = torch.zeros(1, dtype=torch.int32, device=q.device)
-    origin = torch.zeros(batch, dtype=torch.int32, device=q.device) if spec.origin is None else spec.origin
+    dummy = _dummy(q.device)
+    origin = dummy
+    if spec.chunk is not None:
+        origin = (
+            torch.zeros(batch, dtype=torch.int32, device=q.device) if spec.origin is None else spec.origin
+        )
+        origin = (origin - before).int().contiguous()
     span = dummy
     if spec.key_valid is not None:
         flags = spec.key_valid.int()
@@ -277,7 +283,7 @@ def describe(spec: ScoreSpec, q: Tensor, n_keys: int, upcast: bool) -> tuple[Rul
         scale=spec.scale * log2e if spec.softcap is None else spec.scale / spec.softcap,
         window=spec.window or 0,
         chunk=spec.chunk or 1,
-        origin=(origin - before).int().contiguous(),
+        origin=origin,
         groups=_or(spec.groups, dummy, torch.int32),
         starts=starts.int(),
         ends=ends.int(),
@@ -301,6 +307,11 @@ def describe(spec: ScoreSpec, q: Tensor, n_keys: int, upcast: bool) -> tuple[Rul
         UPCAST=upcast,
     )
     return rules, present
+
+
+@lru_cache(maxsize=16)
+def _dummy(device: torch.device) -> Tensor:
+    return torch.zeros(1, dtype=torch.int32, device=device)
 
 
 def _or(tensor: Tensor | None, dummy: Tensor, dtype: torch.dtype) -> Tensor:

@@ -29,6 +29,8 @@ class AttentionCall:
         backend: "eager", "sdpa", "flash", "flex" or the name of a function of the user's own.
         eager: the model's own eager function, for the parity check.
         stream: the tower of the record that the call belongs to ("text", "vision", "cross", …).
+        queries: the group of positions that the queries are ("tokens", "patches", …).
+        keys: the group of positions that the keys are.
         lengths: of the consecutive pieces that the backend attended to one by one (windows or images of a vision
             tower), queries and keys alike; None if it took all at once.
         step: number of the forward pass, counted while the tap is open.
@@ -47,6 +49,8 @@ class AttentionCall:
     backend: str
     eager: Callable[..., tuple[Tensor, Tensor | None]]
     stream: str = "text"
+    queries: str = "tokens"
+    keys: str = "tokens"
     lengths: tuple[int, ...] | None = None
     step: int = 0
 
@@ -64,6 +68,8 @@ class MapCall:
         key_valid: False where a key is padding, [B, Nk]; None without padding.
         source: how the weights were got, in words.
         stream: the tower of the record that the call belongs to.
+        queries: the group of positions that the queries are.
+        keys: the group of positions that the keys are.
         step: number of the forward pass, counted while the tap is open.
     """
 
@@ -75,4 +81,6 @@ class MapCall:
     key_valid: Bool[Tensor, "B Nk"] | None
     source: str
     stream: str = "text"
+    queries: str = "tokens"
+    keys: str = "tokens"
     step: int = 0

@@ -1,49 +1,58 @@
 """The record: what a captured run looks like as an `xarray.DataTree`, in memory and in a zarr folder.
 
-    /          attributes: model, its revision, dtype, backend, device, library versions, stats, schema,
-    status /text      one statistic per variable over (sample, layer, head, query) or (sample, layer, head,
-    key);
-               keys_seen (sample, layer, query): how many keys a query sees; seen_by (sample, layer, key)
-    /tokens    text, id, role, start, end, valid over (sample, token)
+    /          attributes: model, its revision, dtype, backend, device, library versions, stats (as asked for), schema, status
+    /<stream>  a tower ("text", "vision", "decoder", "cross", …). Attributes: stats (what it has), queries and keys (names of
+               its groups of positions). One statistic per variable over (sample, layer, head, query), (…, key) or
+               (…, row, column); keys_seen (sample, layer, query): how many keys a query sees; seen_by (sample, layer, key).
+               Coordinates along layer: module, and facts such as the rules; along row and column: row_start, row_stop,
+               column_start, column_stop
+    /tokens    and other groups of positions ("source", "patches", "frames"): text, id, role, start, end, valid over
+               (sample, token); there if a tower names it
     /input     text over (sample)
     /validity  the checks of this run: name, layer, worst, tolerance, passed, meaning over (check)
+    /qkv       optional, by stream and layer: what `probe.zoom` needs (`probe._kept`)
     /results   one group per explainer, added later
 
-Positions that are padding hold NaN (-1 in integer statistics). A folder is complete only when its root says
-so and every file that it listed is there with its size; anything else is refused, because zarr reads a
-missing chunk as fill values.
+Towers may differ in samples, heads and lengths. Positions that are padding hold NaN (-1 in integer statistics), cells
+without a visible pair NaN. A folder is complete only when its root says so and every file that it listed is there with its
+size; anything else is refused, because zarr reads a missing chunk as fill values.
 """
 
 import json
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from probe.errors import RecordError
+from probe.errors import InputError, RecordError
 from probe.stats import STATS, Stat
 
-SCHEMA = 1
+SCHEMA = 2
 FORMAT = "attention-probe record"
 #: Attributes that serve the writing and checking of a folder only.
-INTERNAL = ("format", "manifest", "writer", "layers_expected", "layers_written")
+INTERNAL = ("format", "manifest", "writer", "request", "layers_expected", "layers_written", "written")
 
 _REQUIRED = ("model", "dtype", "backend", "device", "created", "versions", "stats")
-_TOKENS = ("text", "id", "role", "start", "end", "valid")
+_POSITIONS = ("text", "id", "role", "start", "end", "valid")
 _CHECKS = ("name", "layer", "worst", "tolerance", "passed", "meaning")
 
 #: Visible keys per query and the other way round; the variables every tower has beside its statistics.
 COUNTS = {"keys_seen": "query", "seen_by": "key"}
+
+#: Coordinates of the cells of a pooled map: the positions [start, stop) of each row and column of cells.
+CELLS = {"row_start": "row", "row_stop": "row", "column_start": "column", "column_stop": "column"}
+
+#: Names at the root that no tower may have.
+RESERVED = ("input", "validity", "qkv", "results", "tokens", "source", "patches", "frames")
 
 
 def dims(variable: str) -> tuple[str, ...]:
     """The dimensions of a tower's variable: a statistic, or one of the two counts."""
     if variable in COUNTS:
         return ("sample", "layer", COUNTS[variable])
-    return ("sample", "layer", "head", STATS[variable].along)
+    return STATS[variable].dims
 
 
 def dtype(variable: str) -> str:
@@ -77,44 +86,91 @@ def towers(tree: xr.DataTree) -> list[str]:
     return [name for name, node in tree.children.items() if "layer" in node.dims and "head" in node.dims]
 
 
+def positions(tree: xr.DataTree, tower: str, side: str) -> xr.Dataset:
+    """The places along one side of a tower's maps.
+
+    Args:
+        tree: a record.
+        tower: its tower.
+        side: "queries" or "keys".
+
+    Returns:
+        The group of positions over (sample, token): text, id, role, start, end, valid, and geometry where there is any.
+
+    Raises:
+        InputError: another side.
+        RecordError: no such tower, or the record lacks the group that it names.
+    """
+    if side not in ("queries", "keys"):
+        raise InputError(f"side: got {side!r}, expected 'queries' or 'keys'")
+    if tower not in tree.children:
+        raise RecordError(f"the record has no tower {tower!r}; it has: {', '.join(towers(tree)) or 'none'}")
+    group = tree[tower].attrs.get(side)
+    if group not in tree.children:
+        raise RecordError(f"record: /{tower} names {group!r} as its {side}, but there is no such group")
+    return tree[str(group)].to_dataset()
+
+
 def validate(tree: xr.DataTree) -> None:
     """Check that a tree is a complete record of this schema.
 
     Raises:
         RecordError: names the first thing that is missing or of the wrong form.
     """
-    schema = tree.attrs.get("schema")
-    if schema != SCHEMA:
-        raise RecordError(f"record: got schema {schema!r}, expected {SCHEMA}")
+    check_schema("record", tree.attrs)
     if tree.attrs.get("status") != "complete":
         raise RecordError(f"record: its status is {tree.attrs.get('status')!r}, expected 'complete'")
     missing = [name for name in _REQUIRED if name not in tree.attrs]
-    missing += [f"/{group}" for group in ("tokens", "input", "validity") if group not in tree.children]
-    if missing or not towers(tree):
+    missing += [f"/{group}" for group in ("input", "validity") if group not in tree.children]
+    if missing or (tree.attrs["stats"] and not towers(tree)):  # a record of maps alone has no statistics
         raise RecordError(f"record: {', '.join(missing) or 'a group with statistics'} is missing")
+    _known("/", tree.attrs["stats"])
     for tower in towers(tree):
-        _validate_tower(tower, tree[tower].to_dataset(), [str(s) for s in tree.attrs["stats"]])
-    tokens = tree["tokens"].to_dataset()
-    for group, dataset, names in (
-        ("tokens", tokens, _TOKENS),
-        ("validity", tree["validity"].to_dataset(), _CHECKS),
-        ("input", tree["input"].to_dataset(), ("text",)),
-    ):
-        absent = [name for name in names if name not in dataset.variables]
-        if absent:
-            raise RecordError(f"record: /{group} has no {', '.join(absent)}")
-    samples = {tree[name].sizes["sample"] for name in [*towers(tree), "tokens", "input"]}
-    if len(samples) > 1:
-        raise RecordError(f"record: its groups have different numbers of samples {sorted(samples)}")
+        _validate_tower(tower, tree[tower].to_dataset(), tree)
+    for group, names in (("validity", _CHECKS), ("input", ("text",))):
+        _has(group, tree[group].to_dataset(), names)
 
 
-def _validate_tower(tower: str, dataset: xr.Dataset, stats: list[str]) -> None:
-    for name in ("layer", "module", "head", "query", "key"):
+def check_schema(where: str, attrs: Mapping[Any, Any]) -> None:
+    """Check that a record is of this schema.
+
+    Raises:
+        RecordError: it is older or newer.
+    """
+    schema = attrs.get("schema")
+    if schema != SCHEMA:
+        older = isinstance(schema, int) and schema < SCHEMA
+        do = "capture again" if older else "read it with the version of attention-probe that wrote it"
+        raise RecordError(f"{where}: got schema {schema!r}, expected {SCHEMA}; {do}")
+
+
+def _known(where: str, stats: Iterable[object]) -> None:
+    for name in stats:
+        if name not in STATS:
+            raise RecordError(f"record: {where} claims the unknown statistic {name!r}")
+
+
+def _has(group: str, dataset: xr.Dataset, names: Iterable[str]) -> None:
+    absent = [name for name in names if name not in dataset.variables]
+    if absent:
+        raise RecordError(f"record: /{group} has no {', '.join(absent)}")
+
+
+def _validate_tower(tower: str, dataset: xr.Dataset, tree: xr.DataTree) -> None:
+    stats = dataset.attrs.get("stats")
+    if not isinstance(stats, list | tuple) or not stats:
+        raise RecordError(
+            f"record: /{tower} does not say which statistics it has (attribute stats: {stats!r})"
+        )
+    _known(f"/{tower}", stats)
+    unasked = [name for name in stats if name not in tree.attrs["stats"]]
+    if unasked:
+        raise RecordError(f"record: /{tower} has {', '.join(unasked)}, which the root does not name")
+    cells = CELLS if "pooled" in stats else {}
+    for name in ("layer", "module", "head", "query", "key", *cells):
         if name not in dataset.coords:
             raise RecordError(f"record: /{tower} has no coordinate {name}")
     for name in [*stats, *COUNTS]:
-        if name not in STATS and name not in COUNTS:
-            raise RecordError(f"record: /{tower} claims the unknown statistic {name!r}")
         if name not in dataset.data_vars:
             raise RecordError(f"record: /{tower} has no {name}")
         got = dataset[name]
@@ -122,6 +178,15 @@ def _validate_tower(tower: str, dataset: xr.Dataset, stats: list[str]) -> None:
             raise RecordError(
                 f"record: /{tower}/{name} is {got.dtype} over {got.dims}, "
                 f"expected {dtype(name)} over {dims(name)}"
+            )
+    for side, along in (("queries", "query"), ("keys", "key")):
+        places = positions(tree, tower, side)
+        group = dataset.attrs[side]
+        _has(group, places, _POSITIONS)
+        want = {"sample": dataset.sizes["sample"], "token": dataset.sizes[along]}
+        if places["valid"].dims != ("sample", "token") or dict(places["valid"].sizes) != want:
+            raise RecordError(
+                f"record: /{group} holds {dict(places['valid'].sizes)}, expected {want} as the {side} of /{tower}"
             )
 
 
@@ -140,37 +205,43 @@ def open_record(path: str | Path) -> xr.DataTree:
     """
     folder = Path(path)
     attrs = read_attributes(folder)
+    check_schema(str(folder), attrs)
     if attrs.get("status") != "complete":
         raise RecordError(
             f"{folder}: the capture did not finish: {attrs.get('layers_written', 0)} of "
             f"{attrs.get('layers_expected', '?')} layers were written; capture again"
         )
-    if attrs.get("schema") != SCHEMA:
-        raise RecordError(f"{folder}: got schema {attrs.get('schema')!r}, expected {SCHEMA}; capture again")
     _check_files(folder, attrs)
     try:
         tree = xr.open_datatree(folder, engine="zarr", consolidated=False, chunks=None)
     except (ValueError, KeyError, OSError, TypeError, RuntimeError) as error:
         raise RecordError(f"{folder}: cannot be read: {_line(error)}") from error
-    tree = _ordered(tree, [str(s) for s in attrs.get("stats", ())])
-    validate(tree)
-    return tree
-
-
-def _ordered(tree: xr.DataTree, stats: list[str]) -> xr.DataTree:
-    """The tree with groups and variables in the order of the schema; a folder lists them in any order."""
-    order = [*stats, *COUNTS, *_TOKENS, *_CHECKS]
-    groups: dict[str, xr.Dataset] = {}
-    for node in tree.subtree:
-        dataset = node.to_dataset(inherit=False)
-        names = sorted(
-            map(str, dataset.data_vars), key=lambda n: order.index(n) if n in order else len(order)
-        )
-        groups[node.path] = dataset[names]
+    groups = {node.path: node.to_dataset(inherit=False) for node in tree.subtree}
     groups["/"].attrs = {name: value for name, value in tree.attrs.items() if name not in INTERNAL}
-    first = ("/", *(f"/{name}" for name in towers(tree)), "/tokens", "/input", "/validity")
+    record = ordered(groups, [json.loads(line)["stream"] for line in attrs.get("written", ())])
+    validate(record)
+    return record
+
+
+def ordered(groups: Mapping[str, xr.Dataset], streams: Iterable[str]) -> xr.DataTree:
+    """A record's tree with groups and variables in the order of the schema; a folder lists them in any order.
+
+    Args:
+        groups: datasets by path.
+        streams: the towers, in order.
+    """
+    sorted_: dict[str, xr.Dataset] = {}
+    for path, dataset in groups.items():
+        order = [*dataset.attrs.get("stats", ()), *COUNTS, *_POSITIONS, *_CHECKS]
+        names = sorted(
+            map(str, dataset.data_vars), key=lambda n: (order.index(n) if n in order else len(order), n)
+        )
+        sorted_[path] = dataset[names]
+    towers_ = [f"/{name}" for name in dict.fromkeys(streams)]
+    named = [f"/{groups[t].attrs.get(s)}" for t in towers_ if t in groups for s in ("queries", "keys")]
+    first = [*dict.fromkeys(("/", *towers_, *named, "/input", "/validity"))]
     paths = [p for p in first if p in groups] + sorted(p for p in groups if p not in first)
-    return xr.DataTree.from_dict({path: groups[path] for path in paths})
+    return xr.DataTree.from_dict({path: sorted_[path] for path in paths})
 
 
 def read_attributes(folder: Path) -> dict[str, Any]:
@@ -227,17 +298,21 @@ def _line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def chunk_shape(variable: str, sizes: dict[str, int], target: int = 1 << 20) -> tuple[int, ...]:
-    """Chunks of a variable: one layer, all heads, as many positions and samples as make `target` values.
+def chunk_shape(variable: str, sizes: Mapping[str, int], target: int = 1 << 20) -> tuple[int, ...]:
+    """Chunks of a variable: one layer, all heads, as many positions (or rows of cells) and samples as make `target` values.
 
     Args:
         variable: a statistic or a count.
-        sizes: sizes of the dimensions sample, head, query and key.
+        sizes: sizes of the dimensions sample, head, query, key, row and column, as far as it has them.
         target: values in a chunk.
     """
     names = dims(variable)
-    heads = sizes["head"] if "head" in names else 1
-    positions = min(sizes[names[-1]], max(1, target // heads))
-    samples = min(sizes["sample"], max(1, target // (heads * positions)))
-    shape = {"sample": samples, "layer": 1, "head": heads, names[-1]: math.ceil(positions)}
+    shape = {"sample": sizes["sample"], "layer": 1, "head": 1, "column": 1}
+    shape |= {name: sizes[name] for name in ("head", "column") if name in names}
+    if variable == "pooled":  # a cell is looked at head by head
+        shape["head"] = min(sizes["head"], max(1, target // (sizes["row"] * sizes["column"])))
+    along = next(name for name in ("query", "key", "row") if name in names)
+    beside = shape["head"] * shape["column"]
+    shape[along] = min(sizes[along], max(1, target // beside))
+    shape["sample"] = min(sizes["sample"], max(1, target // (beside * shape[along])))
     return tuple(shape[name] for name in names)

@@ -13,11 +13,11 @@ from probe.errors import InputError
 
 @dataclass(frozen=True)
 class Stat:
-    """One number per head and position of an attention map A (queries i, keys j).
+    """What one statistic of an attention map A (queries i, keys j) holds for each head.
 
     Attributes:
         name: as it is asked for, and its variable in the record.
-        along: "query" (one number per row of A) or "key" (one per column).
+        along: "query" (one number per row of A), "key" (one per column) or "map" (one per cell of a grid over A).
         dtype: in the record; "int32" marks absent positions with -1, "float32" with NaN.
         unit: unit of the value.
         sweep: "row" (one pass over the keys of each query) or "column" (needs the rows' normalisers first).
@@ -32,13 +32,13 @@ class Stat:
     meaning: str
 
     @property
-    def bytes_per_token(self) -> int:
-        """Bytes per head, layer and token in the record, before compression."""
-        return 4
+    def dims(self) -> tuple[str, ...]:
+        """The dimensions of its variable in the record."""
+        return ("sample", "layer", "head", *(("row", "column") if self.along == "map" else (self.along,)))
 
     @property
     def absent(self) -> float | int:
-        """What stands where a position is padding."""
+        """What stands where a position is padding, or where a cell holds no visible pair."""
         return -1 if self.dtype == "int32" else float("nan")
 
 
@@ -58,6 +58,15 @@ _STATS = (
         "probability",
         "row",
         "Σ_j A_ij: 1, or 1 minus the mass of a sink logit",
+    ),
+    Stat(
+        "pooled",
+        "map",
+        "float32",
+        "probability",
+        "column",
+        "mean of A_ij over the visible pairs of valid positions in the cell (rows row_start to row_stop - 1, "
+        "columns column_start to column_stop - 1)",
     ),
 )
 

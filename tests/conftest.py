@@ -15,7 +15,10 @@ if not torch.cuda.is_available():
 
 # Annotated shapes become checks inside the kernels; the border has its own, and Triton compiles its files from source.
 if importlib.util.find_spec("beartype") is not None:
-    CHECKED = ("visible", "score_block", "sweep", "row_pass.reference", "column_pass.reference")
+    CHECKED = (
+        *("visible", "score_block", "sweep", "heads", "pooling", "merge", "statistics"),
+        *(f"{kernel}.reference" for kernel in ("row_pass", "column_pass", "tile", "top_links", "sink_shift")),
+    )
     install_import_hook([f"probe.kernels.{name}" for name in CHECKED], "beartype.beartype")
 
 

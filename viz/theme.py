@@ -53,6 +53,8 @@ DIVERGING: Final[Scale] = (
     (0.75, "#a9cdee"),
     (1.0, "#4c9be0"),
 )
+CURVES: Final = ("#0072b2", "#d55e00", "#005119", "#fb0551", "#1d2433", "#1220d9")
+"""Colours of curves in one panel, told apart under every common colour-vision deficiency."""
 TOKEN_SEQUENTIAL: Final[Scale] = ((0.0, NEUTRAL), (0.5, "#a9cdee"), (1.0, "#4c9be0"))
 SEQUENTIAL: Final[Scale] = (
     (0.0, "#f7fbfd"),

@@ -18,7 +18,8 @@ The JSON document, schema 1; every time is in seconds, every size in bytes, no n
   included), `pairs` (query-key pairs of one head that count), `flops`, `tflops`, `floor_seconds`, `ratio` {peer: time ÷ its}}
 - `skipped`: a list of {`pattern`, `n` (null: every length), `name`, `why`}
 - `fits`: a list of {`pattern`, `name`, `exponent`, `lengths`}: time ~ N^exponent over the longest lengths
-- `goals`: a list of {`goal`, `value`, `limit`, `at_least`, `met` (true, false, or null: not comparable here), `why`}
+- `goals`: a list of {`goal`, `value`, `limit`, `at_least`, `met` (true, false, or null: not comparable here), `why`, `at` (of a
+  ratio to a forward pass: {`pattern`, `n`, `name`, `peer`}; null for other goals)}
 - `capture`: {`model`, `n`, `stats`, `forward_seconds`, `capture_seconds`, `ratio`} or null; then `skipped` says why
 
 `flops` counts 2 · head size · heads · pairs for each product that the result needs (one QKᵀ for a pass, another product for an

@@ -97,6 +97,11 @@ def sinks_of(case: Case) -> Tensor:
     return first.expand(1, case.q.shape[1], case.n).contiguous()
 
 
+def values_of_queries(case: Case) -> Tensor:
+    """Vectors for Aᵀ·Y, one of the head size for every query head and query, [1, H, N, D]."""
+    return case.v.repeat_interleave(case.q.shape[1] // case.v.shape[1], 1)
+
+
 def rules(pattern: str, n: int) -> dict[str, object]:
     """What a pattern adds to a ScoreSpec."""
     valid = (torch.arange(n) < valid_of(n))[None]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from probe.dashboard.bench.case import BETA, LINKS, SINKS, grid_of, rectangle
+from probe.dashboard.bench.case import BETA, LINKS, SINKS, grid_of, rectangle, values_of_queries
 from probe.errors import ProbeError
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class Truth:
             "second_moment": lambda: a.square().sum(-1),
             "key_mass": lambda: a.sum(-1),
             "received": lambda: a.sum(-2),
+            "transposed": self._transposed,
         }
         if name not in known:
             raise ProbeError(f"bench: no float64 truth is known for {name!r}, so it is not timed")
@@ -82,7 +83,7 @@ class Truth:
     def present(self, name: str, values: Tensor) -> Tensor:
         """The values with NaN where the position is padding."""
         spec = self.case.spec
-        valid = spec.key_valid if name == "received" else spec.query_valid
+        valid = spec.key_valid if name in ("received", "transposed") else spec.query_valid
         if valid is None or name == "pooled":
             return values
         if name == "tile":
@@ -100,6 +101,12 @@ class Truth:
         v, a = self.case.v[0], self.map if weights is None else weights
         values = v.to(self.dtype).repeat_interleave(a.shape[0] // v.shape[0], 0)
         return (a if self.dtype == torch.float64 else a.to(v.dtype).to(a.dtype)) @ values
+
+    def _transposed(self) -> Tensor:
+        """The map's columns times vectors of the queries, the weights rounded to their format in plain torch."""
+        y, a = values_of_queries(self.case)[0], self.map
+        weights = a if self.dtype == torch.float64 else a.to(y.dtype).to(a.dtype)
+        return weights.transpose(-1, -2) @ y.to(self.dtype)
 
     def _shifted(self) -> Tensor:
         """The map with its sinks at `BETA` of their weight, the rest to the other keys in proportion; then the output."""

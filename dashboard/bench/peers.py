@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     Run = Callable[[], Tensor]
 
 _EAGER_BYTES_ON_CPU = 4 << 30
+#: What flash-colsum 0.1.0 reads of every head (BLOCK_D in its kernels), whatever the head size is.
+_COLSUM_READS = 64
 
 
 class UnavailableError(Exception):
@@ -71,7 +73,14 @@ def all_peers(device: torch.device, *, flex: bool) -> list[Peer]:
         peers.append(Peer("flex", "FlexAttention forward", "output", 2, flex_attention_of))
     if device.type == "cuda":
         peers.append(
-            Peer("flash-colsum", "flash-colsum column means", "column means", 2, _flash_colsum, sweeps=2)
+            Peer(
+                "flash-colsum",
+                "flash-colsum column means (float16)",
+                "column means",
+                2,
+                _flash_colsum,
+                sweeps=2,
+            )
         )
     return peers
 
@@ -142,13 +151,22 @@ def _eager(case: Case) -> Run:
 
 
 def _flash_colsum(case: Case) -> Run:
-    """Means over heads and queries; it has no grouped heads, so the keys are repeated for it (not timed)."""
+    """Means over heads and queries; it has no grouped heads, so the keys are repeated for it (not timed).
+
+    Its result is float16: at 128k, where a mean is about 8e-6, that is a step of 6e-8, 0.8 % of it. Ours are float32 sums of
+    every head apart.
+    """
     if importlib.util.find_spec("flash_colsum") is None:
         raise UnavailableError("not installed (pip install flash-colsum)")
     if case.pattern not in ("full", "causal"):
         raise UnavailableError("flash-colsum knows no padding, window or documents")
     if case.q.dtype == torch.float32:
         raise UnavailableError("flash-colsum is made for half precision")
+    if case.q.shape[3] > _COLSUM_READS:
+        raise UnavailableError(
+            f"flash-colsum takes the products of the first {_COLSUM_READS} numbers of a head only and so gives other means; "
+            f"compare at --head-size {_COLSUM_READS}"
+        )
     from flash_colsum import flash_colsum  # type: ignore[import-not-found]
 
     keys = case.k.repeat_interleave(case.q.shape[1] // case.k.shape[1], 1)

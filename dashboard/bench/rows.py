@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from probe.dashboard.bench.case import BETA, LINKS, grid_of, rectangle, side_of, sinks_of
-from probe.kernels.column_pass import column_mass, column_stats
+from probe.dashboard.bench.case import BETA, LINKS, grid_of, rectangle, side_of, sinks_of, values_of_queries
+from probe.kernels.column_pass import apply_transposed, column_mass, column_stats
 from probe.kernels.row_pass import row_stats
 from probe.kernels.sink_shift import sink_shift
-from probe.kernels.statistics import map_statistics
+from probe.kernels.statistics import MAP_STATISTICS, map_statistics
 from probe.kernels.sweep import ROW_STATISTICS
 from probe.kernels.tile import tile
 from probe.kernels.top_links import top_links
@@ -77,6 +77,15 @@ def _map_lse(case: Case) -> Run:
     return partial(column_stats, case.q, case.k, case.spec, _lse(case), grid=grid_of(case.n))
 
 
+def _everything(case: Case) -> Run:
+    return partial(map_statistics, case.q, case.k, case.spec, MAP_STATISTICS, grid=grid_of(case.n))
+
+
+def _transposed(case: Case) -> Run:
+    lse, y = _lse(case), values_of_queries(case)
+    return lambda: {"transposed": apply_transposed(case.q, case.k, case.spec, lse, y)}
+
+
 def _output(case: Case) -> Run:
     return partial(row_stats, case.q, case.k, case.spec, ("lse", "entropy"), x=case.v)
 
@@ -109,6 +118,8 @@ def all_rows() -> list[Row]:
         Row("mass", "column mass with its row pass", 2, 2, _mass),
         Row("map", "rows + columns + 512×512 map", 2, 2, _map),
         Row("map-lse", "columns + 512×512 map, lse given", 1, 1, _map_lse),
+        Row("everything", "all row statistics + columns + 512×512 map", 2, 2, _everything),
+        Row("transposed", "Aᵀ·Y, lse given", 2, 1, _transposed),
         Row("top-links", f"{LINKS} strongest keys of each query", 1, 1, _links),
         Row("sink-shift", "output with 4 sinks shrunk", 2, 1, _shift),
         Row("tile", "tile 1024×1024, lse given", 1, 1, _tile, side_of),

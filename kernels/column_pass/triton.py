@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.kernels.column_pass.cells import cells_for
-from probe.kernels.launch import column_blocks, core_width
+from probe.kernels.launch import column_blocks, core_width, hopper_covers
 from probe.kernels.score import ScoreSpec
 from probe.kernels.score_tile import (
     LOG2E,
@@ -190,6 +190,12 @@ def column_stats(
 ) -> dict[str, Tensor]:
     """See `probe.kernels.column_pass.column_stats`; `most` asks for the largest weight of each cell instead of the sum."""
     (batch, heads, n_queries, size), n_keys = q.shape, k.shape[2]
+    if grid is not None and weights is None and y is None and not most and hopper_covers(q, k, spec):
+        from probe.kernels.column_pass import hopper
+
+        cut = hopper.pieces_of(n_queries, n_keys, grid)
+        if cut is not None:
+            return hopper.column_stats(q, k, spec, _shifts(lse, None, hopper.ROWS, 0), received, grid, cut)
     rules, flags = describe(spec, q, n_keys, interpreted(_column_kernel))
     channels = 0 if y is None else y.shape[3]
     shape = column_blocks(q.dtype, size, channels, grid is not None, flags.UPCAST)
@@ -197,13 +203,10 @@ def column_stats(
     if grid is not None:
         cells = cells_for(n_queries, n_keys, (grid[0], grid[1]), shape.M, shape.N, q.device)
     M = shape.M if cells is None else cells.M
-    padded = triton.cdiv(n_queries, M) * M
     precision = "tf32x3" if y is not None and y.dtype == torch.float32 else "ieee"
     # float16 holds weights below 6e-5 badly: scaled by 2^10 for the product, they keep their digits down to 6e-8.
     exponent = 10 if y is not None and y.dtype == torch.float16 else 0
-    gives = lse.isfinite()
-    if spec.query_valid is not None:
-        gives = gives & spec.query_valid[:, None, :]
+    shifts = _shifts(lse, spec.query_valid, M, exponent)
     dummy = torch.empty(1, dtype=torch.float32, device=q.device)
     out: dict[str, Tensor] = {}
     if received:
@@ -211,10 +214,10 @@ def column_stats(
     if y is not None:
         out["transposed"] = torch.empty(batch, heads, n_keys, channels, dtype=torch.float32, device=q.device)
     settings = dict(
-        Q=view(q), K=view(k), Y=view(q if y is None else y), rules=rules, SHIFT_OF=_shifts(lse, gives, padded, exponent),
-        WEIGHTS=dummy if weights is None else _filled(weights.float().where(gives, 0.0), padded, 0.0),
+        Q=view(q), K=view(k), Y=view(q if y is None else y), rules=rules, SHIFT_OF=shifts,
+        WEIGHTS=dummy if weights is None else _weights(weights, shifts),
         MASS=out.get("received", dummy),
-        PRODUCT=out.get("transposed", dummy), heads=heads, group=heads // k.shape[1], padded=padded, F=flags,
+        PRODUCT=out.get("transposed", dummy), heads=heads, group=heads // k.shape[1], padded=shifts.shape[2], F=flags,
         RECEIVED=received, WEIGHTED=weights is not None, HOLES=spec.query_valid is not None, POOL=cells is not None, MOST=most,
         CHANNELS=channels, C=core_width(channels), EXPONENT=exponent, PRECISION=precision,
         SIZE=size, D=shape.D, M=M, N=shape.N, **shape.options,
@@ -239,11 +242,55 @@ def column_stats(
     return out
 
 
-def _shifts(lse: Tensor, gives: Tensor, padded: int, exponent: int) -> Tensor:
-    """What is added to the scores of a row, so that 2^score is 2^exponent times the weight; -inf for rows that give nothing."""
-    shifts = (exponent - lse.double() * LOG2E.value).float()
-    return _filled(shifts.masked_fill_(~gives, float("-inf")), padded, float("-inf"))
+@triton.jit
+def _shift_kernel(
+    LSE,
+    VALID,
+    SHIFTS,
+    n_queries,
+    padded,
+    heads,
+    HOLES: tl.constexpr,
+    EXPONENT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The shifts of a block of rows, in float64 and then rounded once."""
+    at, row = tl.program_id(1), tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = row < n_queries
+    lse = tl.load(LSE + at.to(tl.int64) * n_queries + row, mask=inside, other=float("inf")).to(tl.float64)
+    gives = tl.abs(lse) < float("inf")
+    if HOLES:
+        gives = gives & (
+            tl.load(VALID + (at // heads).to(tl.int64) * n_queries + row, mask=inside, other=0) != 0
+        )
+    shift = tl.where(gives, (EXPONENT - lse * LOG2E).to(tl.float32), float("-inf"))
+    tl.store(SHIFTS + at.to(tl.int64) * padded + row, shift, mask=row < padded)
 
 
-def _filled(rows: Float[Tensor, "B H Nq"], padded: int, value: float) -> Float[Tensor, "B H padded"]:
-    return torch.nn.functional.pad(rows, (0, padded - rows.shape[2]), value=value).contiguous()
+def _shifts(lse: Tensor, valid: Tensor | None, rows: int, exponent: int) -> Float[Tensor, "B H padded"]:
+    """What is added to the scores of a row, so that 2^score is 2^exponent times the weight; -inf for rows that give nothing.
+
+    Padded with such rows to a multiple of `rows`.
+    """
+    batch, heads, n_queries = lse.shape
+    padded = triton.cdiv(n_queries, rows) * rows
+    out = torch.empty(batch, heads, padded, dtype=torch.float32, device=lse.device)
+    held = out if valid is None else valid.contiguous().view(torch.uint8)
+    _shift_kernel[(triton.cdiv(padded, 1024), batch * heads)](
+        lse.contiguous(),
+        held,
+        out,
+        n_queries,
+        padded,
+        heads,
+        HOLES=valid is not None,
+        EXPONENT=exponent,
+        BLOCK=1024,
+    )
+    return out
+
+
+def _weights(weights: Tensor, shifts: Tensor) -> Float[Tensor, "B H padded"]:
+    """The weights of the rows, 0 for those that give nothing."""
+    padded = torch.nn.functional.pad(weights.float(), (0, shifts.shape[2] - weights.shape[2]))
+    return padded.masked_fill(shifts == float("-inf"), 0.0)

@@ -8,7 +8,7 @@ import triton.language as tl
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from probe.kernels.launch import apply_blocks, core_width, row_blocks
+from probe.kernels.launch import apply_blocks, core_width, hopper_covers, row_blocks
 from probe.kernels.score import ScoreSpec
 from probe.kernels.score_tile import (
     LN2,
@@ -241,6 +241,11 @@ def row_stats(
     key_sets: Bool[Tensor, "B Hs Nk S"] | None,
 ) -> dict[str, Tensor]:
     """See `probe.kernels.row_pass.row_stats`."""
+    if x is None and key_sets is None and hopper_covers(q, k, spec):
+        from probe.kernels.row_pass import hopper
+
+        if hopper.STATISTICS.issuperset(stats):
+            return hopper.row_stats(q, k, spec, stats)
     batch, heads, n_queries, size = q.shape
 
     def fresh(dtype: torch.dtype, *width: int) -> Tensor:

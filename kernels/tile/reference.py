@@ -26,6 +26,7 @@ def tile(
     dtype = compute_dtype(q)
     out = torch.empty(q.shape[0], len(heads), len(rows), len(keys), dtype=dtype, device=q.device)
     cover = range(int(keys.min()), int(keys.max()) + 1)
+    neighbours = len(keys) == len(cover) and bool((keys.diff() == 1).all())
     budget = CHUNK_SCORES.get(q.device.type, CHUNK_SCORES["cpu"])
     row_at, key_at = rows.to(q.device), keys.to(q.device)
     for key_head, places, numbers in by_key_head(heads, q.shape[1] // k.shape[1]):
@@ -38,11 +39,12 @@ def tile(
             for at, run in _runs(rows, max(1, budget // (len(numbers) * len(cover)))):
                 block = q[b, numbers][:, row_at[at]].to(dtype) * spec.scale
                 scores = (block.reshape(-1, q.shape[3]) @ keys_t).view(len(numbers), len(run), -1)
-                scores = _apply_rules(scores, capped, b, every, run, cover)
-                bias = _apply_rules(
-                    scores.new_zeros(len(numbers), len(run), len(cover)), biased, b, every, run, cover
-                )
-                scores += bias[:, :, key_at - cover.start]
+                if neighbours:
+                    scores = _apply_rules(scores, rules, b, every, run, cover)
+                else:
+                    scores = _apply_rules(scores, capped, b, every, run, cover)
+                    bias = scores.new_zeros(len(numbers), len(run), len(cover))
+                    scores += _apply_rules(bias, biased, b, every, run, cover)[:, :, key_at - cover.start]
                 scores.masked_fill_(scores < FLOOR / 2, -torch.inf)
                 if lse is not None:
                     normaliser = lse[b, numbers][:, row_at[at]].to(dtype)

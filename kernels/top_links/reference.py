@@ -30,7 +30,7 @@ def top_links(
             top = torch.where(seen[..., :1], scores[..., :1], 0.0)
             sink = None if spec.sink is None else spec.sink[chunk.heads, None, None].to(dtype)
             shift = top if sink is None else torch.maximum(torch.where(seen[..., :1], top, sink), sink)
-            total = (chunk.scores - shift).exp_().sum(-1, keepdim=True)
+            total = chunk.scores.sub_(shift).exp_().sum(-1, keepdim=True)
             if sink is not None:
                 total = total + (sink - shift).exp()
             weight = (scores - shift).exp() / total

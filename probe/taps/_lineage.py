@@ -1,10 +1,11 @@
 """What a model does to its input, operation by operation: a dispatch mode that watches and computes nothing itself.
 
-It stands below autograd and sees every operation of the forward pass, also those that no module stands for; each is carried out as
-it was asked for, so outputs are bit-identical.
+It stands below autograd and sees every operation of a forward pass, also those that no module stands for; each is carried
+out as it was asked for, so outputs are bit-identical.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +13,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-Listener = Callable[[str, tuple[Any, ...], Mapping[str, Any], Any, Any], None]
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One finished operation: its name ("convolution", "relu_"), its arguments by name with all defaults, its result."""
+
+    name: str
+    arguments: dict[str, Any]
+    result: Any
+    pointwise: bool
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
@@ -25,11 +34,18 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 class Watch(TorchDispatchMode):
-    """Tells `listener` of each operation, after it ran: (name, arguments, keyword arguments, result, the operation)."""
+    """Tells `listener` of each operation, after it ran."""
 
-    def __init__(self, listener: Listener) -> None:
-        super().__init__()
+    def __init__(self, listener: Callable[[Step], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         self._listener = listener
+
+    def __enter__(self) -> "Watch":
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -37,28 +53,37 @@ class Watch(TorchDispatchMode):
         """Carry the operation out, then tell of it."""
         given = kwargs or {}
         result = func(*args, **given)
-        self._listener(func.overloadpacket.__name__, args, given, result, func)
+        schema = func._schema.arguments
+        named = {a.name: a.default_value for a in schema if a.has_default_value()}
+        named |= {a.name: value for a, value in zip(schema, args, strict=False)} | given
+        pointwise = torch.Tag.pointwise in func.tags
+        self._listener(Step(func.overloadpacket.__name__, named, result, pointwise))
         return result
 
 
 class Marks:
-    """Facts about tensors that live as long as the tensors."""
+    """Facts about tensors, for as long as the tensors live."""
 
     def __init__(self) -> None:
         self._facts: Any = WeakIdKeyDictionary()
 
-    def __getitem__(self, tensor: Tensor) -> Any:
+    def get(self, tensor: Tensor) -> Any:
+        """What was said of this tensor, or None."""
         return self._facts.get(tensor)
 
-    def __setitem__(self, tensor: Tensor, fact: Any) -> None:
-        self._facts[tensor] = fact
-
-    def __contains__(self, tensor: object) -> bool:
-        return isinstance(tensor, Tensor) and tensor in self._facts
+    def put(self, tensor: Tensor, fact: Any) -> None:
+        """Remember `fact`, or forget what was known (None)."""
+        if fact is None:
+            self._facts.pop(tensor, None)
+        else:
+            self._facts[tensor] = fact
 
 
 class Stack:
-    """Which modules of a model are running: hooks on all of them while the context is open."""
+    """Which modules of a model are running: hooks on its modules while the context is open.
+
+    Inside a `TransformerEncoderLayer` there are none, because torch leaves its fused path when it sees a hook.
+    """
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._model = model
@@ -72,9 +97,9 @@ class Stack:
 
     def __enter__(self) -> "Stack":
         try:
-            for name, module in self._model.named_modules():
+            for name, module in unfused(self._model):
                 self._handles.append(module.register_forward_pre_hook(self._begin(name)))
-                self._handles.append(module.register_forward_hook(self._end))
+                self._handles.append(module.register_forward_hook(self._end, always_call=True))
         except BaseException:
             self.__exit__()
             raise
@@ -92,5 +117,14 @@ class Stack:
         return begin
 
     def _end(self, _module: torch.nn.Module, _args: Any, _output: Any) -> None:
-        if self._running:
-            self._running.pop()
+        self._running.pop()
+
+
+def unfused(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
+    """The named modules of a model on which a hook changes nothing."""
+    fused: list[str] = []
+    for name, module in model.named_modules():
+        if isinstance(module, (torch.nn.TransformerEncoder, torch.nn.TransformerEncoderLayer)):
+            fused.append(name)
+        if not any(f in ("", name) or name.startswith(f"{f}.") for f in fused):
+            yield name, module

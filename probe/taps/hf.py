@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probe import placement
 from probe.call import AttentionCall
 from probe.errors import ModelError
 from probe.kernels.score import ScoreSpec
 from probe.taps._mask_switch import lend, owner_of, take_back
 from probe.taps._switch import Observed, listen, unlisten, wrapped
+from probe.taps.masks import seen_keys
 from probe.taps.plan import Plan
 from probe.taps.rules import Rules, backend_of
 from probe.taps.streams import Stream
@@ -97,7 +99,7 @@ class HFTap:
         towers: Sequence[str] | None = None,
         passes: bool = False,
     ) -> None:
-        _refuse_compiled(model)
+        placement.refuse(model)
         self.sites = sites(model)
         if not self.sites:
             raise ModelError(
@@ -235,14 +237,22 @@ class HFTap:
             backend=backend_of(seen),
             eager=seen.eager,
             stream=stream.name,
+            queries=stream.queries,
+            keys=stream.keys,
             lengths=lengths,
             step=self.step,
         )
 
     def _validity(self, seen: Observed, stream: Stream, name: str) -> tuple[Tensor | None, Tensor | None]:
-        """What of a call's queries and keys is no padding; the queries are the last positions of theirs."""
+        """What of a call's queries and keys is no padding; the queries are the last positions of theirs.
+
+        Of pictures and sounds the input does not say which positions are padding: those that the mask hides from all.
+        """
         q, k = seen.arguments["query"], seen.arguments["key"]
         queries, keys = self._valid(stream.queries), self._valid(stream.keys)
+        if keys is None and stream.keys != "tokens":
+            keys = seen_keys(seen.arguments.get("attention_mask"), q, k)
+            queries = queries if stream.cross else keys
         mine = None if queries is None else _last(queries, q, name, stream.queries)
         if stream.cross:
             return mine, None if keys is None else _last(keys, k, name, stream.keys)
@@ -276,13 +286,3 @@ def _plain_sdpa(interface: Any) -> bool:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     return interface.get("sdpa") is sdpa_attention_forward and not wrapped(interface)
-
-
-def _refuse_compiled(model: torch.nn.Module) -> None:
-    if (
-        getattr(model, "_orig_mod", None) is not None
-        or getattr(model, "_compiled_call_impl", None) is not None
-    ):
-        raise ModelError(
-            f"{type(model).__name__}: the model is compiled and cannot be heard; give the uncompiled module"
-        )

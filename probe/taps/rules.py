@@ -1,12 +1,13 @@
 """From the arguments of an attention call to its `ScoreSpec`, proven against the mask that the backend got.
 
-Where a mask arrived, a rule counts only if it reproduces every entry over the valid queries. Where none
-arrived, the rule
-is what the backend does without a mask: eager attends to everything, sdpa and flash follow the causal flag.
+Where a mask arrived, a rule counts only if it reproduces every entry over the valid queries; where a bias arrived, every entry
+that counts. Where no mask arrived, the rule is what the backend does without one: eager attends to everything, sdpa and flash
+follow the causal flag.
 """
 
 import weakref
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +16,12 @@ from torch import Tensor
 from probe.errors import ModelError
 from probe.kernels.score import ScoreSpec
 from probe.taps._switch import Observed
-from probe.taps.masks import AdditiveMaskError, Mismatch, Reader, first_mismatch, reader
+from probe.taps.backends import backend_of, flash_padding, in_pieces, without_mask
+from probe.taps.biases import BiasMismatch, distance_table
+from probe.taps.candidates import simple, structured
+from probe.taps.masks import AdditiveMaskError, Mismatch, Reader, adder, first_mismatch, reader, row_blocks
+
+__all__ = ["Rules", "backend_of", "describe", "refuse"]
 
 _KNOWN = {
     "module",
@@ -30,25 +36,34 @@ _KNOWN = {
     "s_aux",
 }
 _KNOWN |= {"is_causal", "query_states", "key_states", "value_states", "kwargs", "args", "position_bias"}
+#: The fields of a spec that are proven against a mask.
+_PLACES = ("origin", "groups", "documents")
+_PROVEN = ("causal", "offset", "window", "chunk", *_PLACES)
+_PADDING = ("query_valid", "key_valid")
 
 
-def backend_of(seen: Observed) -> str:
-    """Which backend computed the call: "eager", "sdpa", "flash", "flex", or its name in the registry."""
-    from transformers.integrations.flash_attention import flash_attention_forward
-    from transformers.integrations.flex_attention import flex_attention_forward
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+@dataclass(frozen=True, eq=False)
+class _Proof:
+    """What was proven of some masks and biases, as long as they are the same and unchanged."""
 
-    known = {sdpa_attention_forward: "sdpa", flash_attention_forward: "flash", flex_attention_forward: "flex"}
-    if seen.function is seen.eager:
-        return "eager"
-    return known.get(seen.function, str(seen.implementation))
+    sources: tuple[weakref.ref[Any], ...]
+    versions: tuple[int, ...]
+    rule: ScoreSpec
+    adds: bool
+
+    def holds(self, sources: Sequence[Any], spec: ScoreSpec, under: Sequence[str] = _PADDING) -> bool:
+        """Whether it was of these, and under the same padding (or other fields of the spec)."""
+        same = all(ref() is x for ref, x in zip(self.sources, sources, strict=True))
+        if not same or self.versions != tuple(_version(x) for x in sources):
+            return False
+        return all(_same(getattr(self.rule, n), getattr(spec, n)) for n in under)
 
 
 class Rules:
     """Derives the rules of calls; remembers which masks are proven, since layers share them."""
 
     def __init__(self) -> None:
-        self._proven: dict[tuple[object, ...], tuple[weakref.ref[Any], int, ScoreSpec]] = {}
+        self._proven: dict[tuple[object, ...], _Proof] = {}
 
     def derive(
         self,
@@ -66,16 +81,20 @@ class Rules:
             seen: the call.
             name: the module's name, for messages.
             query_valid: False where a query is padding, [B, Nq]; None without padding.
-            key_valid: False where a key is padding, [B, Nk]; None without padding.
+            key_valid: False where a key is padding, or a cache not filled yet, [B, Nk]; None if all count.
             lengths: of the consecutive pieces that the backend attended to one by one; None if it took all at once.
             cross: whether the keys are positions of another group than the queries.
 
         Raises:
-            ModelError: a rule that cannot be expressed, a mask that follows no known rule, NaN or Inf in q or
-                k.
+            ModelError: a rule that cannot be expressed, a mask or a bias that follows no known rule, NaN or Inf in q or k.
         """
         refuse(seen, name)
         q, k, arguments = seen.arguments["query"], seen.arguments["key"], seen.arguments
+        if q.shape[2] > k.shape[2] and not cross:
+            raise ModelError(
+                f"{name}: {q.shape[2]} queries and only {k.shape[2]} keys, which are no positions of the queries' own group; "
+                "expected a key for every query (layers=…)"
+            )
         sink = arguments.get("s_aux")
         softcap = arguments.get("softcap")
         scale = arguments.get("scaling")
@@ -86,66 +105,78 @@ class Rules:
         )
         spec = _padded(spec, q, k, query_valid, key_valid, name)
         mask = arguments.get("attention_mask")
-        rule = (
-            self._without_mask(seen, spec, name) if mask is None else self._from_mask(mask, seen, spec, name)
-        )
+        bias = arguments.get("position_bias")
+        sources = [bias] if isinstance(bias, Tensor) else []
+        if lengths is not None:
+            rule = in_pieces(seen, spec, lengths, name)
+        elif mask is None:
+            rule = without_mask(seen, spec, name, cross=cross)
+        elif backend_of(seen) == "flash" and isinstance(mask, Tensor) and mask.ndim == 2:
+            rule = flash_padding(mask, seen, spec, name)
+        else:
+            rule, adds = self._from_mask(mask, seen, spec, name, cross=cross)
+            sources += [mask] if adds else []
+        if sources:
+            rule = self._with_bias(sources, seen, rule, name)
         _refuse_not_finite(q, rule.query_valid, name, "queries")
         _refuse_not_finite(k, rule.key_valid, name, "keys")
         return rule
 
-    def _without_mask(self, seen: Observed, spec: ScoreSpec, name: str) -> ScoreSpec:
-        backend = backend_of(seen)
-        n_queries, n_keys = seen.arguments["query"].shape[2], seen.arguments["key"].shape[2]
-        if spec.key_valid is not None:
-            raise ModelError(
-                f"{name}: the input is padded, but the {backend} backend got no mask and attends to padding; "
-                "give one text at a time"
-            )
-        if backend in ("eager", "flex"):
-            return spec
-        if backend not in ("sdpa", "flash"):
-            raise ModelError(
-                f"{name}: the attention function {backend!r} got no mask, and what it does then is unknown; "
-                "expected eager, sdpa, flash or flex attention (model.set_attn_implementation)"
-            )
-        if not _causal_flag(seen) or (backend == "sdpa" and n_queries == 1):
-            return spec if backend == "sdpa" else _flash_window(spec, seen)
-        if n_queries != n_keys and backend == "sdpa":
-            raise ModelError(
-                f"{name}: causal sdpa without a mask for {n_queries} queries, {n_keys} keys leaves keys out; "
-                "give the whole sequence without a cache"
-            )
-        causal = replace(spec, causal=True, offset=n_keys - n_queries)
-        return causal if backend == "sdpa" else _flash_window(causal, seen)
-
-    def _from_mask(self, mask: Any, seen: Observed, spec: ScoreSpec, name: str) -> ScoreSpec:
+    def _from_mask(
+        self, mask: Any, seen: Observed, spec: ScoreSpec, name: str, *, cross: bool
+    ) -> tuple[ScoreSpec, bool]:
+        """The proven rule of a mask, and whether the mask adds something besides hiding keys."""
         q, n_keys = seen.arguments["query"], seen.arguments["key"].shape[2]
-        backend = backend_of(seen)
-        if backend == "flash" and isinstance(mask, Tensor) and mask.ndim == 2:
-            return _flash_padding(mask, seen, spec, name)
-        tries = candidates(seen, spec)
-        key = (id(mask), n_keys, tuple(describe(rule) for rule in tries))
-        known = self._proven.get(key)
-        if known is not None and known[0]() is mask and known[1] == _version(mask):
-            rule = known[2]
-            return replace(
-                spec,
-                causal=rule.causal,
-                offset=rule.offset,
-                window=rule.window,
-                chunk=rule.chunk,
-                origin=rule.origin,
-            )
-        read = reader(mask, q.shape[2], n_keys, q.dtype)
+        read = reader(mask, q.shape[2], n_keys, q.dtype, biased=True)
         if read is None:
             form = f"{tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
             raise ModelError(
-                f"{name}: cannot read a mask of form {form} for {backend} attention; expected [B, 1, Nq, Nk]"
+                f"{name}: cannot read a mask of form {form} for {backend_of(seen)} attention; expected [B, 1, Nq, Nk]"
             )
-        rule = _prove(read, tries, q.shape[0], q.shape[2], n_keys, name)
-        if not (isinstance(mask, Tensor) and mask.is_inference()):  # such tensors do not count their changes
-            self._proven[key] = (weakref.ref(mask), _version(mask), rule)
-        return rule
+        tries = simple(seen, spec, read, cross=cross)
+        shape = (q.shape[0], q.shape[2], n_keys)
+        key = (id(mask), *shape, tuple((describe(rule), rule.offset) for rule in tries))
+        known = self._proven.get(key)
+        if known is None or not known.holds([mask], spec):
+            rule = _prove(read, tries, shape, q.device, name)
+            known = self._remember(key, [mask], rule, adds=_adds(mask, shape, q.dtype))
+        return replace(spec, **{field: getattr(known.rule, field) for field in _PROVEN}), known.adds
+
+    def _with_bias(self, sources: list[Tensor], seen: Observed, rule: ScoreSpec, name: str) -> ScoreSpec:
+        """The rule with what `position_bias` and an additive mask add to the scores."""
+        q, n_keys = seen.arguments["query"], seen.arguments["key"].shape[2]
+        key = ("bias", *(id(x) for x in sources), *q.shape[:3], n_keys, describe(rule), rule.offset)
+        known = self._proven.get(key)
+        if known is None or not known.holds(sources, rule, (*_PADDING, *_PLACES)):
+            table = _prove_bias(sources, q, n_keys, rule, name)
+            known = self._remember(key, sources, replace(rule, distance_bias=table), adds=True)
+        return replace(rule, distance_bias=known.rule.distance_bias)
+
+    def _remember(
+        self, key: tuple[object, ...], sources: Sequence[Any], rule: ScoreSpec, *, adds: bool
+    ) -> _Proof:
+        """Keep a proof as long as its sources are there; tensors of inference mode do not count their changes."""
+        proof = _Proof(
+            tuple(weakref.ref(x) for x in sources), tuple(_version(x) for x in sources), rule, adds
+        )
+        self._proven = {k: p for k, p in self._proven.items() if all(ref() is not None for ref in p.sources)}
+        if all(_counts_changes(x) for x in sources):
+            self._proven[key] = proof
+        return proof
+
+
+def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return a.shape == b.shape and a.device == b.device and bool(torch.equal(a, b))
+
+
+def _counts_changes(mask: Any) -> bool:
+    return not (isinstance(mask, Tensor) and mask.is_inference())
+
+
+def _version(mask: Any) -> int:
+    return int(mask._version) if isinstance(mask, Tensor) and _counts_changes(mask) else 0
 
 
 def _padded(
@@ -157,38 +188,10 @@ def _padded(
                 f"{name}: {x.shape[2]} {what} (batch {x.shape[0]}) do not fit their padding mask {list(flags.shape)}; "
                 "expected one flag for each"
             )
-    padded = [None if v is None or bool(v.all()) else v.to(q.device, torch.bool) for v in (query_valid, key_valid)]
+    padded = [
+        None if v is None or bool(v.all()) else v.to(q.device, torch.bool) for v in (query_valid, key_valid)
+    ]
     return replace(spec, query_valid=padded[0], key_valid=padded[1])
-
-
-def _version(mask: Any) -> int:
-    return int(mask._version) if isinstance(mask, Tensor) else 0
-
-
-def _causal_flag(seen: Observed) -> bool:
-    flag = seen.arguments.get("is_causal")
-    return bool(getattr(seen.module, "is_causal", True) if flag is None else flag)
-
-
-def candidates(seen: Observed, spec: ScoreSpec) -> list[ScoreSpec]:
-    """The rules worth trying for a mask, the likeliest first.
-
-    transformers counts a bidirectional window inclusively (|i - j| ≤ w) but some models pass it exclusively;
-    both are tried.
-    """
-    q, n_keys = seen.arguments["query"], seen.arguments["key"].shape[2]
-    config = getattr(seen.module, "config", None)
-    windows = [seen.arguments.get("sliding_window"), getattr(config, "sliding_window", None)]
-    sizes = list(dict.fromkeys(int(w) for w in windows if isinstance(w, int) and w > 0))
-    chunk = getattr(config, "attention_chunk_size", None)
-    full = spec
-    causal = replace(spec, causal=True, offset=n_keys - q.shape[2]) if q.shape[2] <= n_keys else None
-    one_way = [] if causal is None else [replace(causal, window=w) for w in sizes] + [causal]
-    if causal is not None and isinstance(chunk, int) and chunk > 0:
-        origin = None if spec.key_valid is None else spec.key_valid.int().argmax(-1)
-        one_way.append(replace(causal, chunk=chunk, origin=origin))
-    both_ways = [full] + [replace(full, window=w + extra) for w in sizes for extra in (1, 0)]
-    return one_way + both_ways if _causal_flag(seen) else both_ways + one_way
 
 
 def describe(spec: ScoreSpec) -> str:
@@ -196,48 +199,64 @@ def describe(spec: ScoreSpec) -> str:
     parts = ["causal" if spec.causal else "full"]
     parts += [f"window {spec.window}"] if spec.window is not None else []
     parts += [f"chunks of {spec.chunk}"] if spec.chunk is not None else []
+    parts += ["groups"] if spec.groups is not None else []
+    parts += ["documents"] if spec.documents is not None else []
+    parts += ["bias"] if spec.distance_bias is not None or spec.slopes is not None else []
     return " ".join(parts)
 
 
 def _prove(
-    read: Reader, tries: list[ScoreSpec], batch: int, n_queries: int, n_keys: int, name: str
+    read: Reader, tries: list[ScoreSpec], shape: tuple[int, int, int], device: torch.device, name: str
 ) -> ScoreSpec:
+    """The first rule that reproduces every entry of the mask."""
     first: Mismatch | None = None
     for rule in tries:
-        try:
-            mismatch = first_mismatch(read, rule, batch, n_queries, n_keys)
-        except AdditiveMaskError as bias:
-            raise ModelError(
-                f"{name}: the mask is a bias, not a rule of visibility: {bias}; not supported yet"
-            ) from None
+        mismatch = first_mismatch(read, rule, *shape)
         if mismatch is None:
             return rule
         first = first or mismatch
-    tried = ", ".join(dict.fromkeys(describe(rule) for rule in tries))
+    more = list(structured(tries, read, shape, device))
+    for rule in more:
+        if first_mismatch(read, rule, *shape) is None:
+            return rule
+    tried = ", ".join(dict.fromkeys(describe(rule) for rule in [*tries, *more]))
     raise ModelError(
         f"{name}: the mask follows none of the rules tried ({tried}); {describe(tries[0])!r} differs first "
-        f"at {first}; packed, block and other custom masks are not supported yet"
+        f"at {first}; other custom masks are not supported"
     )
 
 
-def _flash_window(spec: ScoreSpec, seen: Observed) -> ScoreSpec:
-    window = seen.arguments.get("sliding_window")
-    return spec if window is None else replace(spec, window=int(window))
+def _adds(mask: Any, shape: tuple[int, int, int], dtype: torch.dtype) -> bool:
+    """Whether a mask adds something besides hiding keys."""
+    batch, n_queries, n_keys = shape
+    strict = None if adder(mask, n_queries, n_keys) is None else reader(mask, n_queries, n_keys, dtype)
+    if strict is None:
+        return False
+    try:
+        for sample in range(min(batch, mask.shape[0])):
+            for rows in row_blocks(n_queries, n_keys):
+                strict(sample, rows)
+    except AdditiveMaskError:
+        return True
+    return False
 
 
-def _flash_padding(mask: Tensor, seen: Observed, spec: ScoreSpec, name: str) -> ScoreSpec:
-    n_queries, n_keys = seen.arguments["query"].shape[2], seen.arguments["key"].shape[2]
-    same = (
-        spec.key_valid is not None
-        and mask.shape == spec.key_valid.shape
-        and bool((mask.bool() == spec.key_valid).all())
-    )
-    if not same:
+def _prove_bias(sources: list[Tensor], q: Tensor, n_keys: int, rule: ScoreSpec, name: str) -> Tensor | None:
+    """The table of what `sources` add to the scores that count."""
+    adders = [adder(x, q.shape[2], n_keys) for x in sources]
+    known = [read for read in adders if read is not None]
+    if len(known) < len(adders):
+        shapes = ", ".join(str(list(x.shape)) for x in sources)
+        raise ModelError(f"{name}: cannot read a bias of shape {shapes}; expected [B, H, Nq, Nk]")
+    double = torch.float64 in (q.dtype, *(x.dtype for x in sources))
+    dtype = torch.float64 if double else torch.float32
+    try:
+        return distance_table(known, rule, (*q.shape[:3], n_keys), dtype, q.device)
+    except BiasMismatch as found:
         raise ModelError(
-            f"{name}: flash attention got a padding mask that differs from the input's attention_mask"
-        )
-    rule = replace(spec, causal=True, offset=n_keys - n_queries) if _causal_flag(seen) else spec
-    return _flash_window(rule, seen)
+            f"{name}: its scores have a bias that is no function of the distance from query to key ({found}); two-dimensional "
+            "and other relative positions cannot be expressed (the slow route takes such maps as the model writes them out)"
+        ) from None
 
 
 def refuse(seen: Observed, name: str) -> None:
@@ -250,12 +269,10 @@ def refuse(seen: Observed, name: str) -> None:
     found = None
     if seen.module.training and arguments.get("dropout"):
         found = f"dropout {arguments['dropout']} is active; call model.eval() first"
-    elif arguments.get("position_bias") is not None:
-        found = "its scores have a learned position bias (position_bias); not supported yet"
+    elif arguments.get("position_bias") is not None and backend_of(seen) == "flash":
+        found = "its scores have a bias (position_bias), which flash attention leaves out; use eager or sdpa"
     elif arguments.get("cache") is not None:
         found = "it works on a paged cache; give the whole sequence without a cache"
-    elif any(arguments.get(n) is not None for n in ("cu_seq_lens_q", "cu_seqlens", "cu_seq_lens_k")):
-        found = "its input is packed (cu_seq_lens); give the texts as a padded batch"
     elif backend_of(seen) == "sdpa" and arguments.get("s_aux") is not None:
         found = "it has attention sinks (s_aux), which sdpa leaves out; use eager, flash or flex attention"
     code = getattr(seen.eager, "__code__", None)

@@ -30,6 +30,11 @@ def test_files_are_small():
     assert statistics.median(lines.values()) <= MEDIAN_FILE
 
 
+def test_test_files_are_small():
+    lines = {p: len(p.read_text(encoding="utf-8").splitlines()) for p in sources("tests")}
+    assert {str(p.relative_to(ROOT)): n for p, n in lines.items() if n > LONGEST_FILE} == {}
+
+
 def test_functions_are_small():
     long = {}
     for path in sources():

@@ -11,8 +11,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon._runtime import GluonASTSource
+
+from probe.kernels import hopper as fast
+from probe.kernels.column_pass import hopper as column
 from probe.kernels.column_pass.triton import _column_kernel
 from probe.kernels.launch import apply_blocks, column_blocks, row_blocks
+from probe.kernels.row_pass import hopper as row
 from probe.kernels.row_pass.triton import Out, Wanted, _row_kernel
 from probe.kernels.score_tile import Flags, Rules, View
 from probe.kernels.sink_shift.triton import _shift_kernel
@@ -102,6 +108,32 @@ def compiled(kernel, name, dtype, size, variant, arch, **more):
     }  # fmt: skip
 
 
+def hopper(name, kernel, module, blocks, dtype, size, **constants):
+    """A fast path for sm_90, at the block shapes of its launch."""
+    element = DTYPES[dtype]
+    signature = {}
+    for argument in kernel.arg_names:
+        if argument in blocks:
+            block = [1, 1, blocks[argument], size]
+            signature[argument] = f"tensordesc<{dtype}{block},{fast._layout(tuple(block), element)!r}>"
+        elif argument == "SHIFT":
+            block = [1, module.ROWS]
+            signature[argument] = f"tensordesc<fp32{block},{gl.NVMMASharedLayout(0, 32, 2)!r}>"
+        elif argument in constants or argument == "num_warps":
+            signature[argument] = "constexpr"
+        else:
+            signature[argument] = "*fp32" if argument.isupper() else "fp32" if argument == "scale" else "i32"
+    constants |= {"D": size, "N": module._N, "STAGES": module._STAGES, "BODY": module._BODY}
+    constants |= {"num_warps": module._OPTIONS["num_warps"]}
+    signature |= dict.fromkeys((n for n in kernel.arg_names if n in constants), "constexpr")
+    src = GluonASTSource(fn=kernel, signature=signature, constexprs=constants, attrs={})
+    built = triton.compile(src, target=GPUTarget("cuda", 90, 32), options=module._OPTIONS)
+    return {
+        "kernel": name, "arch": 90, "dtype": dtype, "variant": "causal", "cubin": len(built.asm["cubin"]),
+        "shared": built.metadata.shared, "wgmma": built.asm["ptx"].count("wgmma.mma_async"),
+    }  # fmt: skip
+
+
 VARIANTS = (("bf16", 64, CAUSAL), ("bf16", 128, ALL), ("fp16", 128, CAUSAL), ("fp32", 64, ALL))
 report = []
 for arch in (80, 90):
@@ -119,4 +151,10 @@ for arch in (80, 90):
         report.append(compiled(_shift_kernel, "shift", *case, arch, SHARED=False, TIMED=False, **shift))
         given = {"GIVEN": case[2] is CAUSAL, "L": 8, "shape": links_shape(dtype, size, 8, interpreted=False)}
         report.append(compiled(_links_kernel, "links", *case, arch, **given))
+for dtype, size in (("bf16", 128), ("fp16", 64)):
+    report.append(hopper("row-hopper", row._row_kernel, row, {"Q": row._M, "K": 2 * row._N}, dtype, size,
+                         CAUSAL=True, WANTED=True, M=row._M))  # fmt: skip
+    for tall, height in ((True, column._N), (False, 16)):
+        report.append(hopper("column-hopper", column._column_kernel, column, {"Q": column.ROWS, "K": column._KEYS}, dtype, size,
+                             CAUSAL=True, RECEIVED=True, TALL=tall, H=height, KEYS=column._KEYS))  # fmt: skip
 print(json.dumps(report))

@@ -23,7 +23,9 @@ def compiled():
 
 def test_every_variant_gives_a_cubin(compiled):
     assert {(c["kernel"], c["arch"]) for c in compiled} == {
-        (k, a) for k in ("row", "column", "tile", "shift", "links") for a in (80, 90)
+        *((k, a) for k in ("row", "column", "tile", "shift", "links") for a in (80, 90)),
+        ("row-hopper", 90),
+        ("column-hopper", 90),
     }
     assert all(c["cubin"] > 1000 for c in compiled)
 
@@ -32,6 +34,12 @@ def test_hopper_uses_its_tensor_cores_for_half_precision(compiled):
     for c in compiled:
         if c["arch"] == 90 and c["dtype"] != "fp32":
             assert c["wgmma"] > 0, c
+
+
+def test_two_programs_of_the_fast_paths_fit_a_multiprocessor(compiled):
+    shared = [c["shared"] for c in compiled if c["kernel"].endswith("-hopper")]
+    assert len(shared) == 6
+    assert max(shared) <= 113 * 1024
 
 
 def test_shared_memory_fits(compiled):

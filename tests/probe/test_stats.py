@@ -7,11 +7,14 @@ from probe.stats import STATS, resolve
 
 
 def test_every_statistic_has_its_kernel():
-    assert set(STATS) == set(MAP_STATISTICS)
+    assert set(STATS) == {*MAP_STATISTICS, "pooled"}  # the map on a grid, which takes a grid
 
 
-def test_only_received_runs_along_keys():
+def test_only_received_runs_along_keys_and_only_pooled_over_the_map():
     assert [s.name for s in STATS.values() if s.along == "key"] == ["received"]
+    assert [s.name for s in STATS.values() if s.along == "map"] == ["pooled"]
+    assert STATS["entropy"].dims == ("sample", "layer", "head", "query")
+    assert STATS["pooled"].dims == ("sample", "layer", "head", "row", "column")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from tiny_models import batch, tiny
 
 import probe
-from probe import _capture, _parity
+from probe import _parity, _recorder
 from probe.taps import rules
 from probe.validity import Check, Report
 
@@ -98,8 +98,8 @@ def test_a_dropped_window_is_found(monkeypatch, inputs):
 
 def plant_call(monkeypatch, change):
     """Change what reaches the recorder, as a faulty tap would."""
-    receive = _capture._Recorder.receive
-    monkeypatch.setattr(_capture._Recorder, "receive", lambda self, call: receive(self, change(call)))
+    receive = _recorder.Recorder.receive
+    monkeypatch.setattr(_recorder.Recorder, "receive", lambda self, call: receive(self, change(call)))
 
 
 def test_heads_in_another_order_are_found_at_the_output(monkeypatch, inputs):
@@ -115,14 +115,14 @@ def test_heads_in_another_order_are_found_in_long_inputs(monkeypatch, long):
 
 
 def plant_statistic(monkeypatch, change):
-    plain = _capture.map_statistics
+    plain = _recorder.map_statistics
 
-    def planted(*arguments):
-        found = plain(*arguments)
+    def planted(*arguments, **options):
+        found = plain(*arguments, **options)
         change(found)
         return found
 
-    monkeypatch.setattr(_capture, "map_statistics", planted)
+    monkeypatch.setattr(_recorder, "map_statistics", planted)
 
 
 @pytest.mark.parametrize(
@@ -206,16 +206,15 @@ def test_the_window_holds_the_first_valid_positions_of_each_sample(inputs):
     model = tiny("llama")
     with torch.no_grad(), HFTap(model, calls.append, valid=mask.bool()):
         model(input_ids=ids, attention_mask=mask)
-    cut = _parity.window(calls[0], mask.bool())
-    assert cut.index[:, 0].tolist() == [0, 50]
-    assert cut.valid.sum(1).tolist() == [128, 100]
-    assert cut.contained.tolist() == [True, True]
-    assert torch.equal(cut.cut(calls[0].q)[1, :, 7], calls[0].q[1, :, 57])
+    cut = _parity.window(calls[0])
+    assert cut.rows[:, 0].tolist() == [0, 50]
+    assert torch.equal(cut.rows, cut.keys)
+    assert cut.row_valid.sum(1).tolist() == [128, 100]
+    assert cut.contained.sum(1).tolist() == [128, 100]
+    assert torch.equal(cut.of_rows(calls[0].q)[1, :, 7], calls[0].q[1, :, 57])
     assert torch.equal(cut.visible[1, 0, :100, :100], torch.ones(100, 100).tril().bool())
-    wide = _parity.window(
-        dataclasses.replace(calls[0], mask=mask[:, None, None].expand(2, 1, 150, 150) > 0), mask.bool()
-    )
-    assert wide.contained.tolist() == [False, True]
+    wide = _parity.window(dataclasses.replace(calls[0], mask=mask[:, None, None].expand(2, 1, 150, 150) > 0))
+    assert wide.contained.sum(1).tolist() == [0, 100]
 
 
 def test_the_meaning_of_a_check_is_said(inputs):

@@ -1,6 +1,25 @@
-"""Tiny models with random weights, built from configs offline: one per way of computing attention."""
+"""Tiny models with random weights, built from configs offline: one per way of computing attention.
+
+`MODELS` and `CASES` hold text models of one tower; `tiny_families.FAMILIES` all others. `tiny` makes either, `inputs_for` what
+they take.
+"""
 
 import torch
+from tiny_families import FAMILIES, OUTSIDE
+from tiny_inputs import inputs_for
+
+__all__ = [
+    "CASES",
+    "FAMILIES",
+    "MODELS",
+    "OUTSIDE",
+    "VOCABULARY",
+    "batch",
+    "inputs_for",
+    "kind",
+    "maps",
+    "tiny",
+]
 
 VOCABULARY = 60
 
@@ -141,12 +160,19 @@ MODELS = {
 CASES = [(name, backend) for name, entry in MODELS.items() for backend in entry[3]]
 
 
+def kind(name):
+    """What inputs a model takes: "text", "decoder", "encoder-decoder", "vision", "dual", "llava", "qwen-vl", …"""
+    return "text" if name in MODELS else FAMILIES[name][4]
+
+
 def tiny(name, backend="sdpa", seed=0, **overrides):
-    """A model of `MODELS` in eval mode; random weights large enough for attention that is not flat."""
+    """A model of `MODELS` or `FAMILIES` in eval mode; random weights large enough for attention that is not flat."""
+    import copy
+
     import transformers
 
-    model_class, config_class, settings, _ = MODELS[name]
-    config = getattr(transformers, config_class)(**{**settings, **overrides})
+    model_class, config_class, settings, *_ = MODELS.get(name) or FAMILIES[name]
+    config = getattr(transformers, config_class)(**copy.deepcopy({**settings, **overrides}))
     config._attn_implementation = backend
     torch.manual_seed(seed)
     model = getattr(transformers, model_class)(config)

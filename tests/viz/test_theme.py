@@ -92,3 +92,16 @@ def test_a_token_without_a_score_has_no_colour():
 def test_the_sequential_scale_darkens_all_the_way():
     shades = [theme.contrast(theme.interpolate(theme.SEQUENTIAL, i / 50), "#000000") for i in range(51)]
     assert all(first > second for first, second in itertools.pairwise(shades))
+
+
+@pytest.mark.parametrize("name", DEFICIENCIES)
+def test_curves_of_one_panel_stay_apart_under_colour_vision_deficiencies(name):
+    places = {colour: lab(seen(colour, DEFICIENCIES[name])) for colour in theme.CURVES}
+    for one, other in itertools.combinations(places, 2):
+        distance = sum((a - b) ** 2 for a, b in zip(places[one], places[other], strict=True)) ** 0.5
+        assert distance > 15, (one, other)
+
+
+@pytest.mark.parametrize("colour", theme.CURVES)
+def test_the_names_of_curves_are_readable(colour):
+    assert theme.contrast(colour, theme.PAPER) >= 3.3  # bold strokes and a marker stand beside each name

@@ -1,0 +1,96 @@
+"""The promises of capture over all families: exact in every tower, outputs unchanged to the bit, the model as it was."""
+
+import pytest
+import torch
+from family_sweep import BACKENDS, REFUSED, SIDES, STATISTICS, compare, expected_towers, state, tensors
+from tiny_models import inputs_for, tiny
+
+import probe
+from probe.record import towers
+
+CASES = [(name, backend) for name in BACKENDS for backend in BACKENDS[name]]
+EXACT = [case for case in CASES if case[0] not in REFUSED]
+FIRST = {name: backends[0] for name, backends in BACKENDS.items()}
+
+
+def cells(cases):
+    """Every family with each padding; one backend and one side of each in the fast run."""
+    for name, backend in cases:
+        for side in SIDES[name]:
+            fast = backend == FIRST[name] and side in ("right", "none")
+            yield pytest.param(
+                name, backend, side, marks=() if fast else pytest.mark.slow, id=f"{name}-{backend}-{side}"
+            )
+
+
+def captured(model, inputs, **options):
+    """A capture, and all tensors that the model put out during it."""
+    seen = []
+    handle = model.register_forward_hook(lambda module, given, output: seen.append(list(tensors(output))))
+    try:
+        tree = probe.capture(model, inputs, **options)
+    finally:
+        handle.remove()
+    return tree, seen
+
+
+@pytest.mark.parametrize(("name", "backend", "side"), cells(EXACT))
+def test_every_tower_is_exact_and_the_outputs_are_untouched(name, backend, side):
+    model = tiny(name, backend)
+    inputs = inputs_for(name, padded=None if side == "none" else side)
+    before = state(model)
+    tree, [during] = captured(model, inputs, stats=STATISTICS)
+    assert state(model) == before
+    assert set(towers(tree)) == expected_towers(name)
+    assert tree["validity"].attrs["passed"], (
+        tree["validity"].to_dataset().to_dataframe().query("not passed").to_string()
+    )
+    extras = {"use_cache": False, "logits_to_keep": 1}
+    known = model.forward.__code__.co_varnames
+    with torch.no_grad():
+        plain = list(tensors(model(**inputs, **{n: v for n, v in extras.items() if n in known})))
+    assert len(plain) == len(during)
+    assert all(torch.equal(a, b) for a, b in zip(plain, during, strict=True))
+    compare(tree, model, inputs)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_exact_is_refused_by_name(name):
+    model = tiny(name, BACKENDS[name][0])
+    before = state(model)
+    with pytest.raises(probe.ModelError, match=REFUSED[name]):
+        probe.capture(model, inputs_for(name))
+    assert state(model) == before
+
+
+@pytest.mark.parametrize("name", [name for name in BACKENDS if name not in REFUSED])
+def test_the_model_is_as_before_on_every_way_out(name):
+    model = tiny(name, BACKENDS[name][0])
+    inputs = inputs_for(name)
+    before = state(model)
+    with pytest.raises(probe.InputError, match="layers"):
+        probe.capture(model, inputs, layers=["no.such.module"])
+    assert state(model) == before
+    handle = last_called(model, inputs).register_forward_pre_hook(_fail)
+    planted = state(model)
+    with pytest.raises(RuntimeError, match="planted in the model"):
+        probe.capture(model, inputs)
+    assert state(model) == planted
+    handle.remove()
+    assert state(model) == before
+
+
+def last_called(model, inputs):
+    """The part of a model that runs last."""
+    order = []
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, given: order.append(module)
+    )
+    with torch.no_grad():
+        model(**inputs)
+    hook.remove()
+    return order[-1]
+
+
+def _fail(*_):
+    raise RuntimeError("planted in the model")
