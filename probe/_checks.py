@@ -151,4 +151,5 @@ def _looked_at(call: MapCall, keys: Array) -> tuple[Array, float, float]:
 
 
 def ratio(check: Check) -> float:
+    """The worst error of a check, in tolerances."""
     return check.worst / max(check.tolerance, float(np.finfo(np.float64).tiny))

@@ -146,8 +146,8 @@ class CorpusFolder:
         """
         import zarr
 
-        from probe._folders import remove, settle
         from probe._arrays import write_dataset
+        from probe._folders import remove, settle
 
         target, partial = self.folder / "aggregate.zarr", self.folder / "aggregate.zarr.partial"
         try:

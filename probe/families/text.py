@@ -107,8 +107,8 @@ def describe(inputs: Mapping[str, Any], tokenizer: Any | None, group: str = "tok
     sides = [("", group), *([("decoder_", "tokens")] if group != "tokens" else [])]
     for prefix, side in sides:
         given = inputs.get(f"{prefix}input_ids", inputs.get(f"{prefix}inputs_embeds"))
-        if given is None and prefix:
-            continue
+        if given is None and (prefix or (group != "tokens" and "decoder_input_ids" in inputs)):
+            continue  # the encoder reads pictures or sounds, or the decoder makes its own ids
         if not isinstance(given, Tensor) or given.ndim < 2 or 0 in given.shape:
             raise InputError(
                 f"inputs: got {', '.join(map(str, inputs)) or 'nothing'}, expected {prefix}input_ids [batch, tokens], "

@@ -100,3 +100,12 @@ def test_what_stands_at_padding_does_not_matter():
 def test_what_a_written_out_map_cannot_tell_is_refused_by_name(weights, names, valid, said):
     with pytest.raises(ValueError, match=said):
         dense_statistics(weights, names, valid, None)
+
+
+def test_a_row_that_sees_nothing_has_the_statistics_that_the_kernels_give_it():
+    spec = ScoreSpec(0.3, causal=True, key_valid=torch.tensor([[False, True, True]] * 2))
+    q, k, weights = attention(3, 3, spec)
+    got = dense_statistics(weights, DENSE_STATISTICS, None, spec.key_valid)
+    want = map_statistics(q, k, spec, DENSE_STATISTICS, "reference")
+    for name in DENSE_STATISTICS:
+        np.testing.assert_allclose(got[name], want[name], rtol=1e-12, atol=1e-13, err_msg=name)

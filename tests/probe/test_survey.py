@@ -10,8 +10,8 @@ from tiny_cnns import Gated, seeded
 from tiny_models import FAMILIES, MODELS, tiny
 from torch import nn
 
-from probe.errors import InputError
 from probe._survey import attempt, survey
+from probe.errors import InputError
 from probe.taps.eager import LIMIT
 
 ALL = {**MODELS, **FAMILIES}

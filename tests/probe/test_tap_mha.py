@@ -74,6 +74,10 @@ CASES = {
     "padding, time first": ({"batch_first": False}, {"key_padding_mask": ~VALID}),
     "causal": ({}, {"attn_mask": HIDDEN}),
     "causal and padding": ({}, {"attn_mask": HIDDEN, "key_padding_mask": ~VALID}),
+    "open and padding": (
+        {},
+        {"attn_mask": torch.zeros(11, 11, dtype=torch.bool), "key_padding_mask": ~VALID},
+    ),
     "causal of each head": ({}, {"attn_mask": HIDDEN.expand(12, 11, 11)}),
     "float of each head": ({}, {"attn_mask": FLOAT.expand(12, 11, 11)}),
     "float": ({"batch_first": False}, {"attn_mask": FLOAT}),
@@ -94,7 +98,7 @@ def test_self_attention(case, need_weights):
     valid = VALID if "key_padding_mask" in rules else None
     exact, plain = (m[..., :11] for m in truth(made, x, x, x, **rules))
     assert (call.spec.sink is not None) == made.add_zero_attn
-    assert call.spec.causal == ("attn_mask" in rules)
+    assert call.spec.causal == ("attn_mask" in rules and not case.startswith("open"))
     assert_statistics(of_call(call), exact, plain, valid, valid)
     assert_report(call)
     assert call.output.shape == (3, 11, 4, 4)

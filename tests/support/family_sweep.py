@@ -33,7 +33,7 @@ def expected_towers(name):
 
 
 def written_out(model, inputs, dtype):
-    """{module name: its weights [B, H, Nq, Nk]} of an eager copy in `dtype`; pieces of one module stand block by block."""
+    """{module name: the weights [B, H, Nq, Nk] of each of its calls} of an eager copy in `dtype`."""
     twin = copy.deepcopy(model).to(dtype)
     twin.set_attn_implementation("eager")
     if hasattr(twin, "set_experts_implementation"):
@@ -69,12 +69,13 @@ def written_out(model, inputs, dtype):
         finally:
             for patch in patches:
                 patch.stop()
-    return {name: _blocks(pieces) for name, pieces in found.items()}
+    return found
 
 
-def _blocks(pieces):
-    if len(pieces) == 1:
-        return pieces[0]
+def _of_layer(pieces, again, times):
+    """The weights of one recorded layer: one call of several, or all calls of a module as blocks of one map."""
+    if len(pieces) == times:
+        return pieces[again]
     heads = pieces[0].shape[1]
     return torch.stack([torch.block_diag(*(piece[0, h] for piece in pieces)) for h in range(heads)])[None]
 
@@ -107,9 +108,11 @@ def compare(tree, model, inputs):
         queries = torch.from_numpy(positions(tree, tower, "queries")["valid"].values)
         keys = torch.from_numpy(positions(tree, tower, "keys")["valid"].values)
         cross = data.attrs["queries"] != data.attrs["keys"]
-        for index, module in enumerate(data["module"].values.tolist()):
-            want, own = (truth(maps[module], queries, cross) for maps in (exact, plain))
-            seen += 1
+        modules = data["module"].values.tolist()
+        for index, module in enumerate(modules):
+            call = (modules[:index].count(module), modules.count(module))
+            want, own = (truth(_of_layer(maps[module], *call), queries, cross) for maps in (exact, plain))
+            seen += modules.index(module) == index
             for name, values in want.items():
                 if name == "received":
                     values = np.where(keys[:, None, :].numpy(), values, np.nan)
@@ -119,7 +122,7 @@ def compare(tree, model, inputs):
                 error = np.nanmax(np.abs(own[name] - values))
                 floor = 64 * EPS32 * max(1.0, np.nanmax(np.abs(values)))
                 assert np.nanmax(np.abs(got - values)) <= 4 * error + floor, where
-    assert seen == len(exact), f"{seen} layers recorded, {len(exact)} written out by the model"
+    assert seen == len(exact), f"{seen} modules recorded, {len(exact)} written out by the model"
 
 
 def tensors(value):
