@@ -190,9 +190,9 @@ def column_stats(
 ) -> dict[str, Tensor]:
     """See `probe.kernels.column_pass.column_stats`; `most` asks for the largest weight of each cell instead of the sum."""
     (batch, heads, n_queries, size), n_keys = q.shape, k.shape[2]
-    if grid is not None and weights is None and y is None and not most:
-        if (fast := _on_hopper(q, k, spec, lse, received, grid)) is not None:
-            return fast
+    general = most or weights is not None or y is not None
+    if not general and (fast := _on_hopper(q, k, spec, lse, received, grid)) is not None:
+        return fast
     rules, flags = describe(spec, q, n_keys, interpreted(_column_kernel))
     channels = 0 if y is None else y.shape[3]
     shape = column_blocks(q.dtype, size, channels, grid is not None, flags.UPCAST)
@@ -240,10 +240,10 @@ def column_stats(
 
 
 def _on_hopper(
-    q: Tensor, k: Tensor, spec: ScoreSpec, lse: Tensor, received: bool, grid: tuple[int, int]
+    q: Tensor, k: Tensor, spec: ScoreSpec, lse: Tensor, received: bool, grid: tuple[int, int] | None
 ) -> dict[str, Tensor] | None:
     """The pooled sum by the fast path, None where it does not cover the call."""
-    if not hopper_covers(q, k, spec):
+    if grid is None or not hopper_covers(q, k, spec):
         return None
     from probe.kernels.column_pass import hopper
 
