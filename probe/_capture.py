@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 import xarray as xr
 
+from probe import placement
 from probe._facts import facts, fingerprint
-from probe._inputs import device_of, extras, parts, prepare
-from probe._recorder import Recorder
+from probe._geometry import placed
+from probe._inputs import device_of, parts, prepare, run
+from probe._recorder import ALL_HEADS, Recorder
 from probe._writer import Writer, writer
-from probe.errors import InputError, ModelError
+from probe.errors import InputError
 from probe.families.text import Prepared
 from probe.kernels.launch import choose
 from probe.record import strings
 from probe.stats import resolve
-from probe.taps.hf import HFTap, unrouted
+from probe.taps import tap_of
+from probe.taps.hf import unrouted
 from probe.validity import Report
 
 if TYPE_CHECKING:
@@ -26,14 +29,19 @@ if TYPE_CHECKING:
 
 def capture(
     model: "LoadedModel | torch.nn.Module",
-    inputs: str | Sequence[str] | Mapping[str, Any],
+    inputs: str | Sequence[str] | Mapping[str, Any] | torch.Tensor,
     *,
     stats: str | Sequence[str] = ("entropy", "received"),
     store: str | Path | None = None,
     layers: Sequence[int | str] | None = None,
     towers: Sequence[str] | None = None,
+    images: Sequence[Any] | None = None,
+    processor: object | None = None,
     grid: tuple[int, int] = (512, 512),
+    keep: str | None = None,
+    heads: Mapping[int, Sequence[int]] | None = None,
     keep_bits: int | None = None,
+    limit: int | None = None,
     implementation: str = "auto",
     overwrite: bool = False,
     resume: bool = False,
@@ -45,17 +53,24 @@ def capture(
     as before afterwards, whatever happens.
 
     Args:
-        model: what `probe.load` gave, or any transformers model in eval mode.
+        model: what `probe.load` gave; a transformers model; a TransformerLens bridge; a module with
+            `nn.MultiheadAttention` or with calls of `scaled_dot_product_attention`; in eval mode.
         inputs: one text or several (needs a loaded model, for its tokenizer; several are padded), or keyword
             arguments of the model's forward (`input_ids` [B, N] and, where positions are padding,
-            `attention_mask` of 0 and 1; `pixel_values` and whatever else the model takes).
+            `attention_mask` of 0 and 1; `pixel_values` and whatever else the model takes), or its first one.
         stats: names of statistics, see `probe.stats.STATS`.
         store: folder of the record to be written; None keeps it in memory.
         layers: numbers of layers or patterns of module names; None for all.
         towers: "text", "vision", "audio", "encoder", "decoder", "cross"; None for all that the input reaches.
+        images: sizes of the original pictures in order of appearance, (height, width) (videos and sound: see
+            `probe.families.vision`): places patches and image tokens on them, as coordinates of the positions.
+        processor: what made the inputs of the pictures; None for the loaded model's own.
         grid: rows and columns of "pooled", the map averaged on a grid.
+        keep: "qkv" stores queries, keys and values too, for `probe.zoom`.
+        heads: with `keep`, which heads of which layers; None for all heads of all layers.
         keep_bits: round the stored statistics to this many bits of their mantissa (of 23), so that records are
             small; None stores them as they are.
+        limit: most MiB of maps in a pass, for models whose attention can only be had written out; None for 1024.
         implementation: of the kernels: "auto" (by device), "reference" or "triton".
         overwrite: replace a record that is already at `store`, once this one is complete.
         resume: go on with the same capture that was killed while it wrote to `store`.
@@ -71,23 +86,36 @@ def capture(
     """
     wanted = [stat.name for stat in resolve(stats)]
     module, tokenizer = parts(model)
-    if module.training:
-        raise ModelError(f"{type(module).__name__}: the model is in training mode; call model.eval() first")
+    placement.ready(module)
     device = device_of(module)
     _check_implementation(implementation, device)
+    _check_keep(keep, heads)
     prepared = prepare(inputs, module, tokenizer, device)
-    recorder = Recorder(wanted, implementation, prepared.positions, progress, grid=grid)
-    tap = HFTap(module, recorder.receive, valid=_validity(prepared), layers=layers, towers=towers)
+    kept = heads if heads is not None or keep is None else ALL_HEADS
+    recorder = Recorder(wanted, implementation, prepared.positions, progress, grid=grid, keep=kept)
+    tap = tap_of(
+        module,
+        recorder.receive,
+        valid=_validity(prepared) if prepared.positions else None,
+        layers=layers,
+        towers=towers,
+        stream=_tower_of_picture(module, prepared.inputs),
+        limit=limit,
+    )
     known = facts(model, module, device)
-    asked = [wanted, layers, towers, grid, keep_bits, implementation]
+    asked = [wanted, layers, towers, grid, keep, heads, keep_bits, implementation]
     request = fingerprint(known, module, prepared.inputs, asked) if store is not None else ""
     with writer(
         tap.expected, store, overwrite=overwrite, resume=resume, request=request, keep_bits=keep_bits
     ) as target:
         recorder.target, recorder.expected = target, tap.expected
-        with tap, torch.no_grad():
-            module(**extras(module, prepared.inputs), **prepared.inputs)
-        attrs = known | _found(target, tap, module, wanted, recorder)
+        with recorder, tap, torch.no_grad():
+            run(module, prepared.inputs)
+        attrs = known | _found(target, tap.unused, module, wanted, implementation)
+        if images is not None:
+            recorder.positions = placed(
+                recorder.positions, module, prepared, images, tokenizer if processor is None else processor
+            )
         return conclude(target, prepared, recorder, attrs)
 
 
@@ -119,6 +147,21 @@ def _check_implementation(implementation: str, device: torch.device) -> None:
         raise InputError(str(error)) from error
 
 
+def _check_keep(keep: str | None, heads: Mapping[int, Sequence[int]] | None) -> None:
+    if keep not in (None, "qkv"):
+        raise InputError(f"keep: got {keep!r}, expected 'qkv' or None")
+    if heads is not None and keep is None:
+        raise InputError("heads: they choose what is kept; give keep='qkv' too")
+
+
+def _tower_of_picture(module: torch.nn.Module, inputs: Mapping[str, Any]) -> str | None:
+    """A model that is not of transformers, and gets [B, C, H, W], looks at pictures."""
+    if hasattr(module, "main_input_name"):
+        return None
+    pictures = [x for x in inputs.values() if isinstance(x, torch.Tensor) and x.ndim == 4]
+    return "vision" if pictures else None
+
+
 def _input(prepared: Prepared) -> xr.Dataset:
     samples = next((p.valid.shape[0] for p in prepared.positions.values()), 1)
     texts = prepared.texts if prepared.texts is not None else [""] * samples
@@ -126,13 +169,13 @@ def _input(prepared: Prepared) -> xr.Dataset:
 
 
 def _found(
-    target: Writer, tap: HFTap, module: torch.nn.Module, stats: list[str], recorder: Recorder
+    target: Writer, unused: list[str], module: torch.nn.Module, stats: list[str], implementation: str
 ) -> dict[str, Any]:
     return {
         "backend": ", ".join(dict.fromkeys(target.facts("backend"))),
         "stats": stats,
-        "implementation": recorder.implementation,
+        "implementation": implementation,
         "rules": target.facts("rule"),
         "unrouted": unrouted(module),
-        "towers_without_input": tap.unused,
+        "towers_without_input": unused,
     }

@@ -35,12 +35,14 @@ def device_of(module: torch.nn.Module) -> torch.device:
 
 
 def prepare(inputs: Any, module: torch.nn.Module, tokenizer: Any | None, device: torch.device) -> Prepared:
-    """Texts become ids (padded on the tokenizer's own side); keyword arguments stay what they are.
+    """Texts become ids (padded on the tokenizer's own side); keyword arguments stay what they are; a tensor is the first one.
 
     Raises:
         InputError: an empty or unknown input, ids that the model does not know, texts without a tokenizer.
     """
     group = source_of(module)
+    if isinstance(inputs, Tensor):
+        inputs = {next(iter(inspect.signature(module.forward).parameters)): inputs}
     if isinstance(inputs, Mapping):
         moved = {n: x.to(device) if isinstance(x, Tensor) else x for n, x in inputs.items()}
         if _is_textless(moved, module):
@@ -72,10 +74,13 @@ def prepare(inputs: Any, module: torch.nn.Module, tokenizer: Any | None, device:
 
 
 def _is_textless(inputs: Mapping[str, Any], module: torch.nn.Module) -> bool:
-    """Whether a model of pictures or sounds got its own input, and no text."""
-    main = str(getattr(module, "main_input_name", "input_ids"))
+    """Whether a model of pictures or sounds, or one that is not of transformers, got its own input, and no text."""
     texts = ("input_ids", "inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds")
-    return main != "input_ids" and main in inputs and not any(name in inputs for name in texts)
+    if any(name in inputs for name in texts):
+        return False
+    main = getattr(module, "main_input_name", None)
+    tensors = [value for value in inputs.values() if isinstance(value, Tensor) and value.numel()]
+    return bool(tensors) if main is None else main != "input_ids" and main in inputs
 
 
 def _check_ids(prepared: Prepared, module: Any) -> None:
@@ -103,6 +108,14 @@ def _limit(module: Any, tokenizer: Any) -> int | None:
 def accepts(module: torch.nn.Module, argument: str) -> bool:
     """Whether a module's forward has an argument of that name."""
     return argument in inspect.signature(module.forward).parameters
+
+
+def run(module: torch.nn.Module, inputs: Mapping[str, Any]) -> None:
+    """One forward pass; a TransformerLens bridge calls the ids its `input`."""
+    given = dict(inputs)
+    if "input_ids" in given and not accepts(module, "input_ids") and accepts(module, "input"):
+        given["input"] = given.pop("input_ids")
+    module(**extras(module, given), **given)
 
 
 def _generates(module: Any) -> bool:

@@ -1,12 +1,16 @@
 """From calls of attention to statistics, checks and layers of a record."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from probe._kept import Kept
+from probe._later import Later
 from probe._writer import Writer
 from probe.call import AttentionCall, MapCall
 from probe.errors import ModelError
@@ -18,6 +22,8 @@ from probe.taps import rules
 from probe.validity import Report
 
 Array = np.ndarray[Any, Any]
+#: Every head of every layer is kept.
+ALL_HEADS: Mapping[int, Sequence[int]] = {}
 Call = AttentionCall | MapCall
 #: What the places of a group are where nothing is known but their number.
 _ROLES = {"patches": "patch", "frames": "frame"}
@@ -35,7 +41,9 @@ class Recorder:
         positions: what is known of the input's positions; what is not, is added as calls come.
         progress: called with (layers done, layers expected, module name).
         grid: cells of the pooled map, if it is asked for.
-        keep: heads whose q, k and v are kept, by layer; None to keep none.
+        keep: heads whose q, k and v are kept, by layer; `ALL_HEADS`, or None to keep none.
+
+    A context: inside, layers are written by a thread of their own while the model goes on; a clean exit waits for them.
     """
 
     def __init__(
@@ -59,6 +67,18 @@ class Recorder:
         self._done = 0
         self._counts: dict[tuple[object, ...], tuple[dict[str, Array], object]] = {}
         self._heads: dict[str, int] = {}
+        self._later: Later | None = None
+
+    def __enter__(self) -> "Recorder":
+        self._later = Later()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        later, self._later = self._later, None
+        if later is not None:
+            later.close(abandon=kind is not None)
 
     def receive(self, call: Call) -> None:
         """Take one call: compute its statistics, check them, write the layer.
@@ -88,7 +108,8 @@ class Recorder:
             query_valid=self.positions[call.queries].valid,
             key_valid=self.positions[call.keys].valid,
         )
-        self.target.add(
+        write = partial(
+            self.target.add,
             call.stream,
             call.layer,
             call.name,
@@ -96,8 +117,26 @@ class Recorder:
             queries=call.queries,
             keys=call.keys,
             checks=report.checks,
+            kept=self._kept(call, found),
             facts=self._facts(call),
         )
+        if self._later is None:
+            write()
+        else:
+            self._later.do(write)
+
+    def _kept(self, call: Call, found: Mapping[str, Tensor]) -> Kept | None:
+        """What deep zoom needs of this call, if it was asked for."""
+        if not self._keeps(call):
+            return None
+        if isinstance(call, MapCall):
+            raise ModelError(f"{call.name}: its q and k cannot be had ({call.source}); leave keep=… out")
+        heads = None if self._keep is ALL_HEADS or self._keep is None else self._keep[call.layer]
+        kept = Kept.of(call.q, call.k, call.v, found["lse"], call.spec, heads)
+        return kept.with_pyramid(self.implementation) if kept.large else kept
+
+    def _keeps(self, call: Call) -> bool:
+        return self._keep is not None and (self._keep is ALL_HEADS or call.layer in self._keep)
 
     def _names(self, call: Call) -> list[str]:
         """The statistics that this call can have, of those that were asked for."""
@@ -117,6 +156,8 @@ class Recorder:
         asked = [name for name in names if name != "pooled"]
         if call.spec.sink is not None and "received" in names and "key_mass" not in names:
             asked.append("key_mass")  # the column sums are checked against it
+        if self._keeps(call) and "lse" not in asked:
+            asked.append("lse")
         grid = None
         if "pooled" in names:
             grid = (min(self._grid[0], call.q.shape[2]), min(self._grid[1], call.k.shape[2]))

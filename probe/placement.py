@@ -49,7 +49,14 @@ def ready(model: torch.nn.Module) -> None:
     Raises:
         ModelError: it, or a part of it, is in training mode, or see `refuse`.
     """
-    training = next((name for name, part in model.named_modules() if part.training), None)
+    training = next(  # quantised layers are made with the flag set, and do not look at it
+        (
+            name
+            for name, part in model.named_modules()
+            if part.training and ".quantized" not in type(part).__module__
+        ),
+        None,
+    )
     if training is not None:
         raise ModelError(
             f"{training or type(model).__name__}: is in training mode (dropout, statistics of the batch); "

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probe import placement
 from probe.errors import ModelError
 from probe.taps.plan import Plan
 from probe.taps.streams import Stream, main_stream
@@ -77,7 +78,7 @@ class Ledger:
         stream: str | None,
         towers: Sequence[str] | None = None,
     ) -> None:
-        refuse_compiled(model)
+        placement.refuse(model)
         self.plan = Plan(model, modules, layers, towers)
         self._stream = stream
         self._main = _GROUPS.get(stream or "", main_stream(model).queries)
@@ -205,19 +206,6 @@ class Face:
     def unused(self) -> list[str]:
         """Towers of which nothing was heard: the input had nothing for them."""
         return self._ledger.unused
-
-
-def refuse_compiled(model: torch.nn.Module) -> None:
-    """Refuse a model of which a part is compiled: what runs there is not the modules' own code.
-
-    Raises:
-        ModelError: names the part.
-    """
-    for name, module in model.named_modules():
-        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
-            raise ModelError(
-                f"{name or type(model).__name__}: is compiled and cannot be heard; give the uncompiled module"
-            )
 
 
 def called(name: str, model: torch.nn.Module) -> str:

@@ -253,16 +253,21 @@ class HFTap:
         if keys is None and stream.keys != "tokens":
             keys = seen_keys(seen.arguments.get("attention_mask"), q, k)
             queries = queries if stream.cross else keys
+        if (
+            not self._passes
+        ):  # nothing is cached: a tower that shortens its sequence has other positions than the input
+            for flags, x, group in ((queries, q, stream.queries), (keys, k, stream.keys)):
+                if flags is not None and flags.shape[1] != x.shape[2]:
+                    raise ModelError(
+                        f"{name}: attention of {x.shape[2]} {group}, but the input has {flags.shape[1]}; give the whole "
+                        "sequence without a cache, or choose other layers (layers=…)"
+                    )
         mine = None if queries is None else _last(queries, q, name, stream.queries)
         if stream.cross:
             return mine, None if keys is None else _last(keys, k, name, stream.keys)
         if keys is None:
             return mine, None
         spare = k.shape[2] - keys.shape[1]
-        if spare > 0 and not self._passes:
-            raise ModelError(
-                f"{name}: {k.shape[2]} keys for {keys.shape[1]} {stream.keys}; give the whole sequence without a cache"
-            )
         if spare > 0:  # a static cache has room for what is still to come
             return mine, torch.nn.functional.pad(keys, (0, spare))
         return mine, _last(keys, k, name, stream.keys)

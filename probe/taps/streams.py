@@ -97,7 +97,9 @@ def _source(model: torch.nn.Module, positions: str) -> str:
 
 
 def _has_encoder(model: torch.nn.Module) -> bool:
-    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    if bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False)):
+        return True
+    return any(isinstance(module, torch.nn.Transformer) for module in model.modules())
 
 
 def _is_cross(parts: list[str], module: torch.nn.Module) -> bool:

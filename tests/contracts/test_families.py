@@ -17,12 +17,13 @@ FIRST = {name: backends[0] for name, backends in BACKENDS.items()}
 
 def cells(cases):
     """Every family with each padding; one backend and one side of each in the fast run."""
+    found = []
     for name, backend in cases:
         for side in SIDES[name]:
             fast = backend == FIRST[name] and side in ("right", "none")
-            yield pytest.param(
-                name, backend, side, marks=() if fast else pytest.mark.slow, id=f"{name}-{backend}-{side}"
-            )
+            marks = () if fast else pytest.mark.slow
+            found.append(pytest.param(name, backend, side, marks=marks, id=f"{name}-{backend}-{side}"))
+    return found
 
 
 def outputs(model, inputs):

@@ -332,7 +332,7 @@ def test_dropout_odd_shapes_and_compiled_models_are_refused():
         untouched(model)
     model = own(SmallGPT)
     model.blocks[1].compile()
-    with pytest.raises(ModelError, match=r"blocks\.1: is compiled"):
+    with pytest.raises(ModelError, match=r"blocks\.1: .* compiled"):
         SdpaTap(model, lambda call: None)
 
 
