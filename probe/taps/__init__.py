@@ -49,7 +49,7 @@ def tap_of(
     from probe.taps.sdpa import SdpaTap
 
     own: dict[str, Any] = {"layers": layers, "towers": towers, "query_valid": valid, "stream": stream}
-    size = {} if limit is None else {"limit": limit}
+    size: dict[str, Any] = {} if limit is None else {"limit": limit}
     if LensTap.finds(model):
         return LensTap(model, receive, **own, **size)
     if sites(model):
