@@ -102,7 +102,7 @@ def report(asked: argparse.Namespace) -> dict[str, Any]:
     model = model_of(asked.shape, asked.tokens, device, asked.layers)
     ids = torch.randint(0, model.config.vocab_size, (1, asked.tokens), device=device)
     stats = asked.stats.split(",")
-    trees = []
+    trees: list[Any] = []
 
     def plain() -> None:
         with torch.no_grad():
@@ -118,7 +118,7 @@ def report(asked: argparse.Namespace) -> dict[str, Any]:
             store=asked.store,
             keep_bits=asked.keep_bits,
             overwrite=True,
-            progress=lambda done, total, name: sys.stderr.write(f"{done}/{total} {name}\n") and None,
+            progress=_tell,
         )
         trees.append(tree)
 
@@ -152,6 +152,10 @@ def report(asked: argparse.Namespace) -> dict[str, Any]:
         )
         found["disk_free_gb"] = round(shutil.disk_usage(asked.store).free / 1e9, 1)
     return found
+
+
+def _tell(done: int, total: int, name: str) -> None:
+    sys.stderr.write(f"\r{done}/{total} {name} ")
 
 
 if __name__ == "__main__":
