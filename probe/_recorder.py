@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probe._checks import Check
 from probe._kept import Kept
 from probe._later import Later
 from probe._writer import Writer
@@ -98,15 +99,16 @@ class Recorder:
         found = self._from_map(call, names) if isinstance(call, MapCall) else self._from_scores(call, names)
         values = {name: _numpy(x) for name, x in found.items()}
         counts = self._visible(call)
+        apart: list[Callable[[], Check]] = []
         report = Report()
-        rows_and_columns = {name: x for name, x in values.items() if name != "pooled"}
         report.layer(
             call,
-            rows_and_columns,
+            {name: x for name, x in values.items() if name != "pooled"},
             counts["keys_seen"],
             self.implementation,
             query_valid=self.positions[call.queries].valid,
             key_valid=self.positions[call.keys].valid,
+            later=apart,
         )
         write = partial(
             self.target.add,
@@ -116,14 +118,17 @@ class Recorder:
             {name: values[name] for name in names} | counts,
             queries=call.queries,
             keys=call.keys,
-            checks=report.checks,
             kept=self._kept(call, found),
             facts=self._facts(call),
         )
+
+        def finish() -> None:
+            write(checks=[*(check() for check in apart), *report.checks])
+
         if self._later is None:
-            write()
+            finish()
         else:
-            self._later.do(write)
+            self._later.do(finish)
 
     def _kept(self, call: Call, found: Mapping[str, Tensor]) -> Kept | None:
         """What deep zoom needs of this call, if it was asked for."""

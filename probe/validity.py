@@ -8,8 +8,9 @@ of the model), and by twice the error of plain torch in that dtype.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,7 @@ class Report:
         *,
         query_valid: Tensor | None = None,
         key_valid: Tensor | None = None,
+        later: list[Callable[[], Check]] | None = None,
     ) -> None:
         """Check one layer.
 
@@ -66,21 +68,38 @@ class Report:
             implementation: of the kernels, for the window.
             query_valid: False where a query is padding, [B, Nq], as the input says; None: as the call says.
             key_valid: the same of the keys, [B, Nk].
+            later: the checks that need nothing of the device are put here instead, to be made when there is time.
         """
         said = _parity.validity(call)
-        flags = [
+        queries, keys = (
             (own if given is None else given).cpu().numpy()
             for own, given in zip(said, (query_valid, key_valid), strict=True)
-        ]
+        )
         add = self.checks.append
-        add(padding(call.layer, values, *flags))
+        apart: list[Callable[[], Check]] = [partial(padding, call.layer, values, queries, keys)]
+        if not isinstance(call, MapCall):
+            delta, own = _score_error(call), said[0].cpu().numpy()
+            facts = (call.layer, call.spec.sink is not None, max(call.q.shape[2], call.k.shape[2]), delta)
+            if "received" in values:
+                apart.append(partial(column_sums, *facts, values, given_by_rows(keys_seen, own)))
+            if "entropy" in values:
+                apart.append(
+                    partial(
+                        entropy_bounds,
+                        *facts[:2],
+                        call.k.shape[2],
+                        delta,
+                        values["entropy"],
+                        keys_seen,
+                    )
+                )
+        if later is None:
+            self.checks += [check() for check in apart]
+        else:
+            later += apart
         if isinstance(call, MapCall):
             self.checks += map_checks(call, values, keys_seen)
             return
-        if "received" in values:
-            add(column_sums(call, values, keys_seen))
-        if "entropy" in values:
-            add(entropy_bounds(call, values["entropy"], keys_seen))
         cut = _parity.window(call)
         out, weights = _parity.eager(call, cut, _exact(call.q))
         known = _parity.reference(weights, cut)
@@ -88,7 +107,7 @@ class Report:
         if bool(cut.contained.any()):
             add(_parity_of_output(call, cut, out))
         if call.q.shape[2] > _parity.WINDOW or bool((cut.row_valid & ~cut.contained).any()):
-            add(_parity_of_last_rows(call, values))
+            add(_parity_of_last_rows(call, values, delta))
 
     def tokens(self, prepared: Prepared) -> None:
         """Check that the pieces of each sample join to its text."""
@@ -134,28 +153,34 @@ class Report:
         )
 
 
-def column_sums(call: AttentionCall, values: Mapping[str, Array], keys_seen: Array) -> Check:
-    """What all keys receive is what all valid queries give: 1 each, or 1 minus the sink's mass."""
+def column_sums(
+    layer: int, sink: bool, n: int, delta: Array, values: Mapping[str, Array], given: Array
+) -> Check:
+    """What all keys receive is what all valid queries give: 1 each, or 1 minus the sink's mass.
+
+    Args:
+        layer: number of the layer.
+        sink: whether a sink logit takes a part.
+        n: the longer side of the map.
+        delta: bound on the error of a score, [B, H].
+        values: "received" and, with a sink, "key_mass".
+        given: what the queries give without a sink, [B, 1].
+    """
     total = np.nansum(values["received"], axis=2, dtype=np.float64)
-    given: Array
-    if call.spec.sink is None:
-        given = given_by_rows(keys_seen, _parity.validity(call)[0].cpu().numpy())
-    else:
+    if sink:
         given = np.asarray(np.nansum(values["key_mass"], axis=2, dtype=np.float64))
-    n = max(call.q.shape[2], call.k.shape[2])
-    tolerance = np.maximum(given, 1) * (2 * _score_error(call) + (math.sqrt(n) + 8) * EPS)
+    tolerance = np.maximum(given, 1) * (2 * delta + (math.sqrt(n) + 8) * EPS)
     meaning = "|Σ_k received - Σ_q mass given to keys|, per head"
-    return worst_of("column sums", call.layer, np.abs(total - given), tolerance, meaning)
+    return worst_of("column sums", layer, np.abs(total - given), tolerance, meaning)
 
 
-def entropy_bounds(call: AttentionCall, entropy: Array, keys_seen: Array) -> Check:
+def entropy_bounds(layer: int, sink: bool, n: int, delta: Array, entropy: Array, keys_seen: Array) -> Check:
     """0 ≤ H ≤ ln(keys seen); with a sink logit the bound of two keys or one is n/e instead (mass below 1)."""
-    n = np.maximum(keys_seen, 1).astype(np.float64)
-    upper = np.log(n)
-    if call.spec.sink is not None:
-        upper = np.where(n < math.e, n / math.e, upper)
-    tolerance = _entropy_error(_score_error(call), call.k.shape[2])
-    return outside(call.layer, entropy, upper, tolerance)
+    seen = np.maximum(keys_seen, 1).astype(np.float64)
+    upper = np.log(seen)
+    if sink:
+        upper = np.where(seen < math.e, seen / math.e, upper)
+    return outside(layer, entropy, upper, _entropy_error(delta, n))
 
 
 def _entropy_error(delta: Array, n: int) -> Array:
@@ -267,10 +292,9 @@ def _output_error(call: AttentionCall, delta: Array, largest: Array) -> Array:
     return bound
 
 
-def _parity_of_last_rows(call: AttentionCall, values: Mapping[str, Array]) -> Check:
+def _parity_of_last_rows(call: AttentionCall, values: Mapping[str, Array], delta: Array) -> Check:
     """The last rows of some samples over all keys: recorded row statistics, and the backend's output."""
     meaning = "row statistics and the backend's output against float64, in the last rows over all keys"
-    delta = _score_error(call)
     queries, keys = _parity.validity(call)
     found = [worst_of("last rows", call.layer, np.zeros(1), np.full(1, EPS), meaning)]
     for sample in {0, call.q.shape[0] // 2, call.q.shape[0] - 1}:

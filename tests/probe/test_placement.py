@@ -96,7 +96,9 @@ def test_inputs_go_where_accelerate_computes():
 
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     assert placement.input_device(model) == torch.device("cpu")
-    assert placement.input_device(nn.Sequential(nn.Linear(2, 2, device="meta"), nn.Linear(2, 2))) == torch.device("cpu")
+    assert placement.input_device(
+        nn.Sequential(nn.Linear(2, 2, device="meta"), nn.Linear(2, 2))
+    ) == torch.device("cpu")
     model[0]._hf_hook = AlignDevicesHook(
         execution_device=1, offload=True
     )  # not attached: there is no such device here

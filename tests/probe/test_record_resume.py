@@ -197,7 +197,7 @@ import json, os, sys, traceback
 sys.path.insert(0, {support!r})
 from pathlib import Path
 import record_cases, probe, torch, xarray, zarr
-import probe.zoom
+import probe._zoom
 from probe import RecordError
 from probe._writer import writer
 

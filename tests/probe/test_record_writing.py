@@ -267,7 +267,7 @@ def test_a_killed_capture_never_reads_as_whole(model, inputs, tmp_path):
     assert leftovers(tmp_path) == ["run.zarr.partial"]
     with pytest.raises(RecordError, match="no such record"):
         probe.open_record(store)
-    with pytest.raises(RecordError, match="did not finish: [01] of 2 layers were written"):
+    with pytest.raises(RecordError, match=r"did not finish: [01] of 2 layers were written"):
         probe.open_record(tmp_path / "run.zarr.partial")
     probe.capture(model, inputs, store=store)
     assert leftovers(tmp_path) == ["run.zarr"]

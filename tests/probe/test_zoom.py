@@ -9,12 +9,12 @@ from record_cases import write_all
 from score_cases import RULES, make
 
 from probe import InputError, RecordError
-from probe import zoom as deep
+from probe import _zoom as deep
 from probe._pyramid import ABSOLUTE, RELATIVE, levels_of
 from probe._writer import writer
+from probe._zoom import Kept, build_pyramid, zoom
 from probe.kernels.row_pass import row_stats
 from probe.kernels.score import ScoreSpec
-from probe.zoom import Kept, build_pyramid, zoom
 
 EPS = float(torch.finfo(torch.float32).eps)
 COORDINATES = ("row_start", "row_stop", "column_start", "column_stop")
