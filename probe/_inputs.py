@@ -124,5 +124,7 @@ def _generates(module: Any) -> bool:
 
 def extras(module: torch.nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """No cache, and the logits of one position only, where the model can; neither touches attention."""
-    asked = {"use_cache": False, "logits_to_keep": 1}
+    asked = {"use_cache": False} | (
+        {} if "labels" in inputs else {"logits_to_keep": 1}
+    )  # a loss needs all logits
     return {name: value for name, value in asked.items() if name not in inputs and accepts(module, name)}

@@ -5,6 +5,8 @@ import inspect
 import pytest
 import torch
 from family_sweep import BACKENDS, REFUSED, SIDES, STATISTICS, compare, expected_towers, state, tensors
+from family_table import END, START, table
+from house import ROOT
 from tiny_models import inputs_for, tiny
 
 import probe
@@ -106,3 +108,9 @@ def last_called(model, inputs):
 
 def _fail(*_):
     raise RuntimeError("planted in the model")
+
+
+@pytest.mark.slow
+def test_the_readme_holds_the_table_of_families():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.split(START)[1].split(END)[0].strip() == table()
