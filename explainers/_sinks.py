@@ -76,7 +76,9 @@ def sinks(
         RecordError: no "received" in the record, or a visibility pattern from which E_k does not follow.
     """
     data = tower_of(trace, tower, "received", "seen_by", "keys_seen")
-    texts = np.asarray(trace["tokens/text"]) if tower == "text" and "tokens" in trace.children else None
+    group = str(data.attrs.get("keys", "tokens"))
+    texts = np.asarray(trace[f"{group}/text"]) if group in trace.children else None
+    texts = texts if texts is not None and (texts != "").any() else None  # patches have no text
     count = _Count(rule == "corrected", factor, epsilon, min_queries, texts)
     for layer in range(data.sizes["layer"]):
         count.add_layer(data.isel(layer=layer))

@@ -18,7 +18,7 @@ from probe.errors import InputError
 from probe.families.text import Prepared
 from probe.kernels.launch import choose
 from probe.record import strings
-from probe.stats import resolve
+from probe.stats import SAMPLED, resolve
 from probe.taps import tap_of
 from probe.taps.hf import unrouted
 from probe.validity import Report
@@ -40,6 +40,8 @@ def capture(
     grid: tuple[int, int] = (512, 512),
     keep: str | None = None,
     heads: Mapping[int, Sequence[int]] | None = None,
+    sampled: float | None = None,
+    seed: int = 0,
     keep_bits: int | None = None,
     limit: int | None = None,
     implementation: str = "auto",
@@ -68,6 +70,8 @@ def capture(
         grid: rows and columns of "pooled", the map averaged on a grid.
         keep: "qkv" stores queries, keys and values too, for `probe.zoom`.
         heads: with `keep`, which heads of which layers; None for all heads of all layers.
+        sampled: share of the query blocks that "received_sampled" and its "received_error" rest on.
+        seed: of that draw; the same seed gives the same blocks on every device.
         keep_bits: round the stored statistics to this many bits of their mantissa (of 23), so that records are
             small; None stores them as they are.
         limit: most MiB of maps in a pass, for models whose attention can only be had written out; None for 1024.
@@ -85,6 +89,7 @@ def capture(
         RecordError: the record cannot be written.
     """
     wanted = [stat.name for stat in resolve(stats)]
+    _check_sampled(wanted, sampled)
     module, tokenizer = parts(model)
     placement.ready(module)
     device = device_of(module)
@@ -92,7 +97,15 @@ def capture(
     _check_keep(keep, heads)
     prepared = prepare(inputs, module, tokenizer, device)
     kept = heads if heads is not None or keep is None else ALL_HEADS
-    recorder = Recorder(wanted, implementation, prepared.positions, progress, grid=grid, keep=kept)
+    recorder = Recorder(
+        wanted,
+        implementation,
+        prepared.positions,
+        progress,
+        grid=grid,
+        keep=kept,
+        sampled=None if sampled is None else (sampled, seed),
+    )
     tap = tap_of(
         module,
         recorder.receive,
@@ -103,7 +116,7 @@ def capture(
         limit=limit,
     )
     known = facts(model, module, device)
-    asked = [wanted, layers, towers, grid, keep, heads, keep_bits, implementation]
+    asked = [wanted, layers, towers, grid, keep, heads, sampled, seed, keep_bits, implementation]
     request = fingerprint(known, module, prepared.inputs, asked) if store is not None else ""
     with writer(
         tap.expected, store, overwrite=overwrite, resume=resume, request=request, keep_bits=keep_bits
@@ -111,7 +124,8 @@ def capture(
         recorder.target, recorder.expected = target, tap.expected
         with recorder, tap, torch.no_grad():
             run(module, prepared.inputs)
-        attrs = known | _found(target, tap.unused, module, wanted, implementation)
+        drawn = {} if sampled is None else {"sampled": sampled, "seed": seed}
+        attrs = known | drawn | _found(target, tap.unused, module, wanted, implementation)
         if images is not None:
             recorder.positions = placed(
                 recorder.positions, module, prepared, images, tokenizer if processor is None else processor
@@ -145,6 +159,20 @@ def _check_implementation(implementation: str, device: torch.device) -> None:
         choose(implementation, torch.empty(0, device=device))
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+def _check_sampled(stats: Sequence[str], sampled: float | None) -> None:
+    estimates = [name for name in stats if name in SAMPLED]
+    if sampled is None and estimates:
+        raise InputError(
+            f"stats: {estimates[0]} is an estimate; say from which share of the queries (sampled=0.1)"
+        )
+    if sampled is not None and not estimates:
+        raise InputError(
+            f"sampled: got {sampled}, but no estimate was asked for; expected {SAMPLED[0]} among the stats"
+        )
+    if sampled is not None and not 0 < sampled <= 1:
+        raise InputError(f"sampled: got {sampled}, expected more than 0 and at most 1")
 
 
 def _check_keep(keep: str | None, heads: Mapping[int, Sequence[int]] | None) -> None:

@@ -27,7 +27,7 @@ from probe.errors import InputError, ModelError
 from probe.families.text import Prepared, describe
 from probe.kernels.launch import choose
 from probe.record import strings
-from probe.stats import resolve
+from probe.stats import SAMPLED, resolve
 from probe.taps.hf import unrouted
 from probe.validity import Report
 
@@ -80,9 +80,10 @@ def capture_generation(
         RecordError: the record cannot be written.
     """
     wanted = [stat.name for stat in resolve(stats)]
-    if "pooled" in wanted:
+    odd = [name for name in wanted if name == "pooled" or name in SAMPLED]
+    if odd:
         raise InputError(
-            "stats: got pooled, expected statistics of rows and columns (a generation has no one map)"
+            f"stats: got {odd[0]}, expected exact statistics of rows and columns (a generation has no one map)"
         )
     module, tokenizer = parts(model)
     if module.training:

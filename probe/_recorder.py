@@ -15,10 +15,12 @@ from probe._later import Later
 from probe._writer import Writer
 from probe.call import AttentionCall, MapCall
 from probe.errors import ModelError
+from probe.kernels.sampled import sampled_columns
 from probe.kernels.score import ScoreSpec
 from probe.kernels.statistics import map_statistics
 from probe.kernels.visible import visible_counts
 from probe.positions import Positions, everywhere, numbered
+from probe.stats import SAMPLED
 from probe.taps import rules
 from probe.validity import Report
 
@@ -30,7 +32,9 @@ Call = AttentionCall | MapCall
 _ROLES = {"patches": "patch", "frames": "frame"}
 #: Statistics that have no meaning between two different sequences, and those that need q and k.
 _SAME_AXIS = ("distance",)
-_FROM_SCORES = ("lse", "pooled")
+_FROM_SCORES = ("lse", "pooled", *SAMPLED)
+#: Blocks of queries that a sample is drawn in: about so many, of a multiple of so many queries.
+_DRAWN, _BLOCK = 16, 128
 
 
 class Recorder:
@@ -43,6 +47,7 @@ class Recorder:
         progress: called with (layers done, layers expected, module name).
         grid: cells of the pooled map, if it is asked for.
         keep: heads whose q, k and v are kept, by layer; `ALL_HEADS`, or None to keep none.
+        sampled: share of the query blocks that estimates rest on, and the seed of the draw.
 
     A context: inside, layers are written by a thread of their own while the model goes on; a clean exit waits for them.
     """
@@ -56,7 +61,9 @@ class Recorder:
         *,
         grid: tuple[int, int] = (512, 512),
         keep: Mapping[int, Sequence[int]] | None = None,
+        sampled: tuple[float, int] | None = None,
     ) -> None:
+        self._sampled = sampled
         self.stats = list(stats)
         self.implementation = implementation
         self.positions = dict(positions)
@@ -158,7 +165,7 @@ class Recorder:
         return names
 
     def _from_scores(self, call: AttentionCall, names: list[str]) -> dict[str, Tensor]:
-        asked = [name for name in names if name != "pooled"]
+        asked = [name for name in names if name != "pooled" and name not in SAMPLED]
         if call.spec.sink is not None and "received" in names and "key_mass" not in names:
             asked.append("key_mass")  # the column sums are checked against it
         if self._keeps(call) and "lse" not in asked:
@@ -167,11 +174,23 @@ class Recorder:
         if "pooled" in names:
             grid = (min(self._grid[0], call.q.shape[2]), min(self._grid[1], call.k.shape[2]))
         try:
-            return map_statistics(
-                call.q, call.k, call.spec, asked, self.implementation, grid=grid, reduce="mean"
-            )
+            found = self._estimates(call) if set(names) & set(SAMPLED) else {}
+            if asked or grid is not None:
+                found |= map_statistics(
+                    call.q, call.k, call.spec, asked, self.implementation, grid=grid, reduce="mean"
+                )
         except ValueError as error:
             raise ModelError(f"{call.name}: {error}") from error
+        return found
+
+    def _estimates(self, call: AttentionCall) -> dict[str, Tensor]:
+        """What keys receive, from a sample of the queries; the same blocks in every layer."""
+        fraction, seed = self._sampled if self._sampled is not None else (1.0, 0)
+        block = max(1, round(fraction * call.q.shape[2] / _DRAWN / _BLOCK)) * _BLOCK
+        found = sampled_columns(
+            call.q, call.k, call.spec, fraction, seed, block=block, implementation=self.implementation
+        )
+        return {"received_sampled": found.received, "received_error": found.standard_error}
 
     def _from_map(self, call: MapCall, names: list[str]) -> dict[str, Tensor]:
         from probe.dense import dense_statistics

@@ -20,7 +20,8 @@ class Stat:
         along: "query" (one number per row of A), "key" (one per column) or "map" (one per cell of a grid over A).
         dtype: in the record; "int32" marks absent positions with -1, "float32" with NaN.
         unit: unit of the value.
-        sweep: "row" (one pass over the keys of each query) or "column" (needs the rows' normalisers first).
+        sweep: "row" (one pass over the keys of each query), "column" (needs the rows' normalisers first) or "sample" (of
+            some queries only: an estimate).
         meaning: the definition, in one line.
     """
 
@@ -60,6 +61,15 @@ _STATS = (
         "Σ_j A_ij: 1, or 1 minus the mass of a sink logit",
     ),
     Stat(
+        "received_sampled",
+        "key",
+        "float32",
+        "attention",
+        "sample",
+        "unbiased estimate of received from a random sample of query blocks",
+    ),
+    Stat("received_error", "key", "float32", "attention", "sample", "standard error of received_sampled"),
+    Stat(
         "pooled",
         "map",
         "float32",
@@ -69,6 +79,9 @@ _STATS = (
         "columns column_start to column_stop - 1)",
     ),
 )
+
+#: Estimates; nothing else is one.
+SAMPLED = tuple(stat.name for stat in _STATS if stat.sweep == "sample")
 
 #: All statistics by name.
 STATS = MappingProxyType({stat.name: stat for stat in _STATS})

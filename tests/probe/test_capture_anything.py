@@ -192,3 +192,35 @@ def written_by(model, inputs):
 def test_odd_wishes_to_keep_are_refused(options, said):
     with pytest.raises(InputError, match=said):
         probe.capture(tiny("llama"), inputs_for("llama"), **options)
+
+
+def test_estimates_stand_beside_their_error_and_only_under_their_own_name():
+    model = tiny("llama", max_position_embeddings=2048)
+    inputs = {"input_ids": batch([1500], 1500)[0]}
+    exact = probe.capture(model, inputs, stats="received")["text/received"].values
+    asked = {"stats": ("received_sampled", "received_error"), "seed": 3}
+    tree = probe.capture(model, inputs, sampled=0.5, **asked)
+    again = probe.capture(model, inputs, sampled=0.5, **asked)
+    got, error = (tree[f"text/{name}"].values for name in asked["stats"])
+    assert tree.attrs["sampled"] == 0.5
+    assert "received" not in tree["text"].data_vars
+    np.testing.assert_array_equal(got, again["text/received_sampled"].values)
+    assert 0 < np.median(error) < np.median(exact)
+    share = np.mean(np.abs(got - exact) <= 3 * error + 1e-6)
+    assert share > 0.8
+    whole = probe.capture(model, inputs, sampled=1.0, **asked)
+    np.testing.assert_allclose(whole["text/received_sampled"].values, exact, rtol=2e-5, atol=1e-6)
+    assert not whole["text/received_error"].values.any()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"stats": "received_sampled"}, "say from which share"),
+        ({"sampled": 0.1}, "no estimate was asked for"),
+        ({"stats": "received_sampled", "sampled": 1.5}, "more than 0 and at most 1"),
+    ],
+)
+def test_odd_samples_are_refused(options, said):
+    with pytest.raises(InputError, match=said):
+        probe.capture(tiny("llama"), inputs_for("llama"), **options)
