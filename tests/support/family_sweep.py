@@ -113,6 +113,7 @@ def compare(tree, model, inputs):
             call = (modules[:index].count(module), modules.count(module))
             want, own = (truth(_of_layer(maps[module], *call), queries, cross) for maps in (exact, plain))
             seen += modules.index(module) == index
+            assert set(data.attrs["stats"]) == set(want), tower
             for name, values in want.items():
                 if name == "received":
                     values = np.where(keys[:, None, :].numpy(), values, np.nan)
