@@ -163,7 +163,12 @@ def capture(
             )
         from probe.dashboard.corpus_command import corpus
 
-        many: dict[str, Any] = {"batch": batch, "keep_records": keep_records, "on_error": on_error, "layers": layers}
+        many: dict[str, Any] = {
+            "batch": batch,
+            "keep_records": keep_records,
+            "on_error": on_error,
+            "layers": layers,
+        }
         return corpus(model, jsonl, out, stats, resume=resume, device=device, as_json=json, **many)
     if batch != 1 or keep_records or on_error != "stop":
         raise typer.BadParameter("--batch, --keep-records and --on-error belong to --jsonl")
