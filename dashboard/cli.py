@@ -163,13 +163,10 @@ def capture(
             )
         from probe.dashboard.corpus_command import corpus
 
-        many: dict[str, Any] = {
-            "batch": batch,
-            "keep_records": keep_records,
-            "on_error": on_error,
-            "layers": layers,
-        }
-        return corpus(model, jsonl, out, stats, resume=resume, device=device, as_json=json, **many)
+        many: dict[str, Any] = {"batch": batch, "keep_records": keep_records, "on_error": on_error}
+        return corpus(
+            model, jsonl, out, stats, layers=layers, resume=resume, device=device, as_json=json, **many
+        )
     if batch != 1 or keep_records or on_error != "stop":
         raise typer.BadParameter("--batch, --keep-records and --on-error belong to --jsonl")
     from probe.dashboard.capture_command import Options

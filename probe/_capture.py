@@ -97,14 +97,9 @@ def capture(
     _check_keep(keep, heads)
     prepared = prepare(inputs, module, tokenizer, device)
     kept = heads if heads is not None or keep is None else ALL_HEADS
+    draw = None if sampled is None else (sampled, seed)
     recorder = Recorder(
-        wanted,
-        implementation,
-        prepared.positions,
-        progress,
-        grid=grid,
-        keep=kept,
-        sampled=None if sampled is None else (sampled, seed),
+        wanted, implementation, prepared.positions, progress, grid=grid, keep=kept, sampled=draw
     )
     tap = tap_of(
         module,

@@ -3,15 +3,21 @@ import pytest
 
 from probe import InputError
 from probe.kernels.statistics import MAP_STATISTICS
-from probe.stats import STATS, resolve
+from probe.stats import SAMPLED, STATS, resolve
 
 
 def test_every_statistic_has_its_kernel():
-    assert set(STATS) == {*MAP_STATISTICS, "pooled"}  # the map on a grid, which takes a grid
+    # the map on a grid takes a grid, and estimates take a share of the queries: arguments, not names
+    assert set(STATS) == {*MAP_STATISTICS, "pooled", *SAMPLED}
 
 
-def test_only_received_runs_along_keys_and_only_pooled_over_the_map():
-    assert [s.name for s in STATS.values() if s.along == "key"] == ["received"]
+def test_what_is_estimated_says_so_in_its_name():
+    assert SAMPLED == ("received_sampled", "received_error")
+    assert all(STATS[name].along == "key" and STATS[name].sweep == "sample" for name in SAMPLED)
+
+
+def test_only_what_is_received_runs_along_keys_and_only_pooled_over_the_map():
+    assert [s.name for s in STATS.values() if s.along == "key"] == ["received", *SAMPLED]
     assert [s.name for s in STATS.values() if s.along == "map"] == ["pooled"]
     assert STATS["entropy"].dims == ("sample", "layer", "head", "query")
     assert STATS["pooled"].dims == ("sample", "layer", "head", "row", "column")
