@@ -9,20 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probe._checks import Check
-from probe._kept import Kept
 from probe._later import Later
-from probe._writer import Writer
 from probe.call import AttentionCall, MapCall
+from probe.deepzoom.kept import Kept
 from probe.errors import ModelError
 from probe.kernels.sampled import sampled_columns
 from probe.kernels.score import ScoreSpec
 from probe.kernels.statistics import map_statistics
 from probe.kernels.visible import visible_counts
 from probe.positions import Positions, everywhere, numbered
+from probe.record.writer import Writer
 from probe.stats import SAMPLED
 from probe.taps import rules
 from probe.validity import Report
+from probe.validity.checks import Check
 
 Array = np.ndarray[Any, Any]
 #: Every head of every layer is kept.
