@@ -18,11 +18,11 @@ from probe.kernels.score import ScoreSpec
 from probe.kernels.statistics import map_statistics
 from probe.kernels.visible import visible_counts
 from probe.positions import Positions, everywhere, numbered
+from probe.record import Check
 from probe.record.writer import Writer
 from probe.stats import SAMPLED
 from probe.taps import rules
 from probe.validity import Report
-from probe.validity.checks import Check
 
 Array = np.ndarray[Any, Any]
 #: Every head of every layer is kept.
@@ -117,6 +117,7 @@ class Recorder:
             key_valid=self.positions[call.keys].valid,
             later=apart,
         )
+        kept = self._kept(call, found)
         write = partial(
             self.target.add,
             call.stream,
@@ -125,12 +126,12 @@ class Recorder:
             {name: values[name] for name in names} | counts,
             queries=call.queries,
             keys=call.keys,
-            kept=self._kept(call, found),
             facts=self._facts(call),
         )
 
         def finish() -> None:
-            write(checks=[*(check() for check in apart), *report.checks])
+            stored = None if kept is None else kept.dataset(self.target.keep_bits)
+            write(kept=stored, checks=[*(check() for check in apart), *report.checks])
 
         if self._later is None:
             finish()

@@ -24,13 +24,12 @@ from probe.generation.passes import Passes
 from probe.generation.running import Descent, Running
 from probe.generation.watch import refuse
 from probe.kernels.launch import choose
-from probe.record import strings
+from probe.record import Check, strings
 from probe.record.target import writer
 from probe.record.writer import Writer
 from probe.stats import SAMPLED, resolve
 from probe.taps.hf import unrouted
 from probe.validity import Report
-from probe.validity.checks import Check
 
 if TYPE_CHECKING:
     from probe.models.load import LoadedModel

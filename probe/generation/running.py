@@ -21,9 +21,10 @@ from probe.generation.watch import Watch
 from probe.kernels.statistics import map_statistics
 from probe.kernels.tile import tile
 from probe.kernels.visible import visible_counts
+from probe.record import Check
 from probe.stats import STATS
 from probe.validity import Report
-from probe.validity.checks import Check, ratio
+from probe.validity.checks import ratio
 
 Array = np.ndarray[Any, Any]
 

@@ -19,6 +19,7 @@ size; anything else is refused, because zarr reads a missing chunk as fill value
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,22 @@ CELLS = {"row_start": "row", "row_stop": "row", "column_start": "column", "colum
 
 #: Names at the root that no tower may have.
 RESERVED = ("input", "validity", "qkv", "results", "tokens", "source", "patches", "frames")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One figure of a report: the worst error found, and what rounding can explain."""
+
+    name: str
+    layer: int
+    worst: float
+    tolerance: float
+    meaning: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is explained; NaN never is."""
+        return self.worst <= self.tolerance
 
 
 def dims(variable: str) -> tuple[str, ...]:

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from probe.errors import ModelError, RecordError
-from probe.record import CELLS, COUNTS, RESERVED, dims, strings
+from probe.record.schema import CELLS, COUNTS, RESERVED, Check, dims, strings
 from probe.stats import STATS
-from probe.validity.checks import Check
 
 Array = np.ndarray[Any, Any]
 

@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from probe.deepzoom.kept import Kept
 from probe.errors import RecordError
-from probe.record import SCHEMA, attributes, dims, dtype, ordered, validate
 from probe.record.rounding import check_bits, described, round_bits
+from probe.record.schema import SCHEMA, Check, attributes, dims, dtype, ordered, validate
 from probe.record.tower import Tower, Written
-from probe.validity.checks import Check
 
 Array = np.ndarray[Any, Any]
 
@@ -55,7 +53,7 @@ class Writer:
         queries: str = "tokens",
         keys: str = "tokens",
         checks: Sequence[Check] = (),
-        kept: Kept | None = None,
+        kept: xr.Dataset | None = None,
         facts: Mapping[str, str] | None = None,
     ) -> None:
         """Write one layer.
@@ -68,7 +66,7 @@ class Writer:
             queries: the group of positions of its queries.
             keys: the group of positions of its keys.
             checks: its part of the validity report.
-            kept: queries, keys and values of chosen heads, for `probe.zoom`.
+            kept: queries, keys and values of chosen heads, for `probe.zoom` (`probe.deepzoom.kept`).
             facts: what else is known of it, in words; coordinates of the tower.
 
         Raises:
@@ -86,7 +84,7 @@ class Writer:
         tower.check(module, values, queries, keys, told)
         self._write(tower, {name: self._rounded(name, values[name]) for name in tower.variables})
         if kept is not None:
-            self._keep(f"qkv/{stream}/{layer}", kept.dataset(self.keep_bits))
+            self._keep(f"qkv/{stream}/{layer}", kept)
         written = Written(stream, layer, module, told, tuple(checks))
         self._mark(written)
         tower.layers.append(written)

@@ -2,35 +2,19 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from probe.call import MapCall
+from probe.record import Check
 from probe.stats import STATS
 
 Array = np.ndarray[Any, Any]
 EPS = float(torch.finfo(torch.float32).eps)
 #: Weights that are looked at together.
 _BLOCK = 1 << 22
-
-
-@dataclass(frozen=True)
-class Check:
-    """One figure of a report: the worst error found, and what rounding can explain."""
-
-    name: str
-    layer: int
-    worst: float
-    tolerance: float
-    meaning: str
-
-    @property
-    def passed(self) -> bool:
-        """Whether the error is explained; NaN never is."""
-        return self.worst <= self.tolerance
 
 
 def padding(layer: int, values: Mapping[str, Array], queries: Array, keys: Array) -> Check:

@@ -22,11 +22,10 @@ from probe.call import AttentionCall, MapCall
 from probe.errors import ModelError
 from probe.families.text import Prepared
 from probe.kernels.statistics import map_statistics
-from probe.record import strings
+from probe.record import Check, strings
 from probe.validity import parity
 from probe.validity.checks import (
     EPS,
-    Check,
     given_by_rows,
     map_checks,
     outside,

@@ -29,7 +29,7 @@ def same(got, want):
 def stored(kept, path):
     """Through a folder and back."""
     with writer(1, path) as target:
-        target.add("text", 7, "m", layer_values("text", 0), kept=kept)
+        target.add("text", 7, "m", layer_values("text", 0), kept=kept.dataset())
         groups = groups_of([])
         tree = target.finish(groups, attributes_of())
     return tree["qkv/text/7"].to_dataset(inherit=False)
