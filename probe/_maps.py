@@ -14,9 +14,9 @@ from probe._inputs import parts
 from probe.errors import InputError, ModelError
 from probe.placement import input_device, ready
 from probe.record.store import finite, keep
-from probe.taps._gates import Gate
-from probe.taps._receptive import Axis
-from probe.taps.maps import MapOutput, MapTap, channels_second
+from probe.taps.cnn.gates import Gate
+from probe.taps.cnn.maps import MapOutput, MapTap, channels_second
+from probe.taps.cnn.receptive import Axis
 
 if TYPE_CHECKING:
     from probe.models.load import LoadedModel

@@ -21,7 +21,7 @@ from probe.positions import Positions, everywhere, numbered
 from probe.record import Check
 from probe.record.writer import Writer
 from probe.stats import SAMPLED
-from probe.taps import rules
+from probe.taps.rules.derive import describe
 from probe.validity import Report
 
 Array = np.ndarray[Any, Any]
@@ -238,7 +238,7 @@ class Recorder:
     def _facts(self, call: Call) -> dict[str, str]:
         if isinstance(call, MapCall):
             return {"rule": "as the model wrote it", "backend": call.source}
-        return {"rule": rules.describe(call.spec), "backend": call.backend}
+        return {"rule": describe(call.spec), "backend": call.backend}
 
 
 def _shape(call: Call) -> tuple[int, int, int, int]:

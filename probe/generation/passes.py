@@ -11,9 +11,9 @@ from probe.errors import InputError, ModelError
 from probe.generation.running import Descent, Running
 from probe.generation.steps import filled
 from probe.generation.watch import Watch
-from probe.taps._switch import Observed
 from probe.taps.hf import HFTap, Site
-from probe.taps.rules import describe
+from probe.taps.interface import Observed
+from probe.taps.rules.derive import describe
 from probe.taps.streams import main_stream
 
 #: Cache implementations whose masks the model makes and attention alone reads.

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from probe.call import AttentionCall
 from probe.errors import ModelError
-from probe.taps._switch import Observed
-from probe.taps.masks import Reader, reader
-from probe.taps.rules import backend_of
+from probe.taps.interface import Observed
+from probe.taps.rules.derive import backend_of
+from probe.taps.rules.masks import Reader, reader
 
 
 def filled(seen: Observed, total: int, name: str, cuts: dict[object, Any]) -> Observed:

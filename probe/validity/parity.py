@@ -15,7 +15,7 @@ from torch import Tensor
 from probe.call import AttentionCall, MapCall
 from probe.errors import ModelError
 from probe.kernels.score import ScoreSpec
-from probe.taps.masks import adder, reader
+from probe.taps.rules.masks import adder, reader
 
 WINDOW = 128
 #: Rows at the end of a sample that are checked over all their keys.

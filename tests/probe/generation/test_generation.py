@@ -169,7 +169,7 @@ def test_one_token_is_the_prompt_alone():
     ("name", "cache"), [("mistral-window", None), ("llama", "static"), ("gemma3-mixed-windows", "static")]
 )
 def test_masks_that_are_made_row_by_row(name, cache, monkeypatch):
-    monkeypatch.setattr("probe.taps._mask_switch.DENSE_LIMIT", 0)
+    monkeypatch.setattr("probe.taps.longmask.switch.DENSE_LIMIT", 0)
     model = tiny(name)
     ids, mask = batch([9, 6], 9, "left")
     generate = {**PLAIN, "cache_implementation": cache}

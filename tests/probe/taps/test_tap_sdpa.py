@@ -13,8 +13,8 @@ from torch import nn
 
 from probe import InputError, ModelError
 from probe.kernels.score import ScoreSpec
-from probe.taps._proof import Proofs
 from probe.taps.eager import EagerTap
+from probe.taps.rules.proof import Proofs
 from probe.taps.sdpa import SdpaTap
 
 IDS = torch.randint(3, 60, (2, 13), generator=torch.Generator().manual_seed(1))

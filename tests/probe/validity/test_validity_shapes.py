@@ -13,7 +13,7 @@ from probe.dense import DENSE_STATISTICS, dense_statistics
 from probe.kernels.score import ScoreSpec
 from probe.kernels.statistics import MAP_STATISTICS, map_statistics
 from probe.kernels.visible import visible_counts
-from probe.taps.rules import Rules, backend_of, describe
+from probe.taps.rules.derive import Rules, backend_of, describe
 from probe.validity import Report, parity
 
 ALL = {"padding", "column sums", "entropy bounds", "eager parity", "output"}

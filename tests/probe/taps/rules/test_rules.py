@@ -8,8 +8,8 @@ from tiny_models import batch, inputs_for, tiny
 import probe
 from probe import InputError, ModelError
 from probe.kernels.score import ScoreSpec
-from probe.taps import masks
-from probe.taps.rules import Rules, describe
+from probe.taps.rules import masks
+from probe.taps.rules.derive import Rules, describe
 
 LOW = torch.finfo(torch.float32).min
 AWAY = (torch.arange(6)[:, None] - torch.arange(6)).abs()
@@ -123,7 +123,7 @@ def test_a_mask_is_proven_once_and_again_after_a_change(monkeypatch):
         proofs.append(arguments)
         return first_mismatch(*arguments)
 
-    monkeypatch.setattr("probe.taps.rules.first_mismatch", counting)
+    monkeypatch.setattr("probe.taps.rules.derive.first_mismatch", counting)
     derive(observed(mask), "a", rules=rules)
     spec = derive(observed(mask, scaling=0.25), "b", rules=rules)
     assert (len(proofs), spec.scale) == (1, 0.25)

@@ -12,9 +12,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import probe
 from probe import InputError
-from probe.taps import _mask_switch
-from probe.taps._lazy_mask import LazyMask
 from probe.taps.hf import HFTap
+from probe.taps.longmask import switch
+from probe.taps.longmask.lazy import LazyMask
 
 
 def subclassed(model):
@@ -65,7 +65,7 @@ def test_what_was_not_measured_keeps_its_dense_mask(monkeypatch):
         assert not dense_in(model, inputs)
         assert dense_in(build("llama").bfloat16(), inputs)
     with monkeypatch.context() as patch:
-        patch.setattr(_mask_switch, "DEVICES", frozenset())
+        patch.setattr(switch, "DEVICES", frozenset())
         assert dense_in(model, inputs)
     calls = []
     with HFTap(model, calls.append, valid=inputs["attention_mask"].bool()):
@@ -75,7 +75,7 @@ def test_what_was_not_measured_keeps_its_dense_mask(monkeypatch):
 
 def test_short_inputs_keep_their_dense_mask(monkeypatch):
     model = build("llama")
-    monkeypatch.setattr(_mask_switch, "DENSE_LIMIT", 2 * 1700**2)
+    monkeypatch.setattr(switch, "DENSE_LIMIT", 2 * 1700**2)
     assert dense_in(model, padded([1700, 1100]))
     assert not dense_in(model, padded([1701, 1100]))
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from probe import placement
 from probe.errors import InputError, ModelError
-from probe.taps._gates import Gate, GateFinder, from_output
-from probe.taps._lineage import Stack, Step, Watch, unfused
-from probe.taps._receptive import Grid, Receptive
+from probe.taps.cnn.gates import Gate, GateFinder, from_output
+from probe.taps.cnn.receptive import Grid, Receptive
+from probe.taps.lineage import Stack, Step, Watch, unfused
 
 LAST_CONV = "last-conv"
 

@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probe.taps._lazy_mask import LazyMask
+from probe.taps.longmask.lazy import LazyMask
 
 #: Largest dense mask, in bytes, that a model still makes for itself: that of one text of 8,192 tokens.
 DENSE_LIMIT = 1 << 26
-#: Where blocks of rows were seen to give the bits of the whole (tests/probe/taps/test_lazy_mask.py and, on an H100,
+#: Where blocks of rows were seen to give the bits of the whole (tests/probe/taps/longmask/test_lazy_mask.py and, on an H100,
 #: test_capture_gpu.py).
 DEVICES = frozenset({"cpu", "cuda"})
 #: The classes that make the masks, and their folder in transformers: tested, bit by bit, that attention alone
-#: reads the mask (tests/probe/taps/test_lazy_mask.py runs over this table).
+#: reads the mask (tests/probe/taps/longmask/test_lazy_mask.py runs over this table).
 ARCHITECTURES = {
     "Gemma3TextModel": "gemma3",
     "Llama4TextModel": "llama4",

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from probe.errors import InputError
-from probe.taps._lineage import Marks, Stack, Step, tensors
-from probe.taps._receptive import UNKNOWN, Grid
+from probe.taps.cnn.receptive import UNKNOWN, Grid
+from probe.taps.lineage import Marks, Stack, Step, tensors
 
 _BOUNDED = {"sigmoid", "hardsigmoid", "_softmax", "tanh", "hardtanh", "clamp"}
 _CARRIED = {

@@ -11,8 +11,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from probe.kernels.score import ScoreSpec
-from probe.taps._switch import Observed
-from probe.taps.masks import Reader, row_ends
+from probe.taps.interface import Observed
+from probe.taps.rules.masks import Reader, row_ends
 
 
 def causal_flag(seen: Observed) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from probe.kernels.score import ScoreSpec
 from probe.kernels.visible import visible_block
-from probe.taps.masks import Adder, row_blocks
+from probe.taps.rules.masks import Adder, row_blocks
 
 
 @dataclass(eq=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from probe.errors import ModelError
 from probe.kernels.score import ScoreSpec
-from probe.taps.masks import Mismatch, first_mismatch, reader
+from probe.taps.rules.masks import Mismatch, first_mismatch, reader
 
 #: Below this a weight beside a visible key is 0 in the softmax's own precision: e^-104 in float32, e^-746 in float64.
 _VANISHES = {torch.float64: 760.0}

@@ -15,11 +15,19 @@ from torch import Tensor
 
 from probe.errors import ModelError
 from probe.kernels.score import ScoreSpec
-from probe.taps._switch import Observed
-from probe.taps.backends import backend_of, flash_padding, in_pieces, without_mask
-from probe.taps.biases import BiasMismatch, distance_table
-from probe.taps.candidates import simple, structured
-from probe.taps.masks import AdditiveMaskError, Mismatch, Reader, adder, first_mismatch, reader, row_blocks
+from probe.taps.interface import Observed
+from probe.taps.rules.backends import backend_of, flash_padding, in_pieces, without_mask
+from probe.taps.rules.biases import BiasMismatch, distance_table
+from probe.taps.rules.candidates import simple, structured
+from probe.taps.rules.masks import (
+    AdditiveMaskError,
+    Mismatch,
+    Reader,
+    adder,
+    first_mismatch,
+    reader,
+    row_blocks,
+)
 
 __all__ = ["Rules", "backend_of", "describe", "refuse"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from probe.kernels.score import ScoreSpec
 from probe.kernels.visible import visible_block
-from probe.taps._lazy_mask import LazyMask
+from probe.taps.longmask.lazy import LazyMask
 
 #: Entries of the mask that are looked at together.
 _BLOCK = 1 << 22

@@ -10,8 +10,8 @@ from torch import Tensor
 from probe.errors import ModelError
 from probe.kernels.score import ScoreSpec, documents_of
 from probe.kernels.visible import visible_counts
-from probe.taps._switch import Observed
-from probe.taps.candidates import causal_flag
+from probe.taps.interface import Observed
+from probe.taps.rules.candidates import causal_flag
 
 
 def backend_of(seen: Observed) -> str:

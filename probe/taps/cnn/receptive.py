@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from probe.taps._lineage import Marks, Step, tensors
+from probe.taps.lineage import Marks, Step, tensors
 
 
 @dataclass(frozen=True)

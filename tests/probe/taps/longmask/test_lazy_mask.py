@@ -9,10 +9,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import probe
 from probe import ModelError
-from probe.taps import _mask_switch
-from probe.taps._lazy_mask import ROWS, LazyMask, attend
-from probe.taps._mask_switch import ARCHITECTURES
-from probe.taps.masks import reader
+from probe.taps.longmask import switch
+from probe.taps.longmask.lazy import ROWS, LazyMask, attend
+from probe.taps.longmask.switch import ARCHITECTURES
+from probe.taps.rules.masks import reader
 
 
 def test_every_verified_class_is_tested():
@@ -38,7 +38,7 @@ def test_statistics_are_those_of_the_dense_mask(name, monkeypatch):
     model, inputs = build(name), padded()
     stats = ("entropy", "received", "max_key", "distance", "lse")
     lazy = probe.capture(model, inputs, stats=stats)
-    monkeypatch.setattr(_mask_switch, "DENSE_LIMIT", 1 << 40)
+    monkeypatch.setattr(switch, "DENSE_LIMIT", 1 << 40)
     dense = probe.capture(model, inputs, stats=stats)
     assert lazy.validity.attrs["passed"]
     assert lazy.attrs["rules"] == dense.attrs["rules"]
@@ -62,7 +62,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("limit", [0, 1 << 40], ids=["lazy", "dense"])
 @pytest.mark.parametrize("name", ["llama", "mistral-window", "llama4-chunks"])
 def test_no_tensor_of_the_size_of_a_map(name, limit, monkeypatch):
-    monkeypatch.setattr(_mask_switch, "DENSE_LIMIT", limit)
+    monkeypatch.setattr(switch, "DENSE_LIMIT", limit)
     n = 6 * ROWS
     inputs = padded([n])
     inputs["attention_mask"][:, :100] = 0

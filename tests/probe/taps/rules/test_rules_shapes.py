@@ -10,10 +10,10 @@ from tiny_models import batch, inputs_for, tiny
 from probe import ModelError
 from probe.kernels.score import ScoreSpec
 from probe.kernels.visible import visible_block
-from probe.taps import masks
-from probe.taps.biases import BiasMismatch, distance_table
 from probe.taps.hf import HFTap
-from probe.taps.rules import Rules, describe
+from probe.taps.rules import masks
+from probe.taps.rules.biases import BiasMismatch, distance_table
+from probe.taps.rules.derive import Rules, describe
 
 CACHES = [
     ("llama", None, None),
@@ -173,7 +173,7 @@ def test_a_bias_is_proven_once_per_tensor_and_again_after_a_change(monkeypatch):
         proofs.append(arguments)
         return distance_table(*arguments)
 
-    monkeypatch.setattr("probe.taps.rules.distance_table", counting)
+    monkeypatch.setattr("probe.taps.rules.derive.distance_table", counting)
     specs = [derive(observed(position_bias=bias), "m", rules=rules) for _ in range(2)]
     assert len(proofs) == 1
     assert torch.equal(specs[0].distance_bias, specs[1].distance_bias)
@@ -318,7 +318,7 @@ def test_padding_after_all_queries_needs_no_mask():
 def test_causality_by_keyword_and_lazy_masks_still_hold(monkeypatch):
     calls = calls_of("clip", tiny("clip"), inputs_for("clip"))
     assert [describe(c.spec) for c in calls if c.stream == "text"] == ["causal"] * 2
-    monkeypatch.setattr("probe.taps._mask_switch.DENSE_LIMIT", 1)
+    monkeypatch.setattr("probe.taps.longmask.switch.DENSE_LIMIT", 1)
     ids, mask = batch([13, 9], 13, "left")
     found, model = [], tiny("mistral-window")
     with torch.no_grad(), HFTap(model, found.append, valid=mask.bool()):

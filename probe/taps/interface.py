@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probe.taps._lazy_mask import LazyMask, attend
+from probe.taps.longmask.lazy import LazyMask, attend
 
 _ARGUMENTS = ("query", "key", "value", "attention_mask")
 
