@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from probe.taps.hooks import Hooks
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
@@ -88,7 +90,6 @@ class Stack:
     def __init__(self, model: torch.nn.Module) -> None:
         self._model = model
         self._running: list[str] = []
-        self._handles: list[Any] = []
 
     @property
     def innermost(self) -> str:
@@ -96,19 +97,16 @@ class Stack:
         return self._running[-1] if self._running else ""
 
     def __enter__(self) -> "Stack":
-        try:
+        with Hooks() as hooks:
             for name, module in unfused(self._model):
-                self._handles.append(module.register_forward_pre_hook(self._begin(name)))
-                self._handles.append(module.register_forward_hook(self._end, always_call=True))
-        except BaseException:
-            self.__exit__()
-            raise
+                hooks.before(module, self._begin(name))
+                hooks.after(module, self._end, always=True)
+            self._hooks = hooks.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles, self._running = [], []
+        self._hooks.close()
+        self._running = []
 
     def _begin(self, name: str) -> Callable[..., None]:
         def begin(_module: torch.nn.Module, _args: Any) -> None:

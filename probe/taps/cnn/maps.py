@@ -18,6 +18,7 @@ from probe import placement
 from probe.errors import InputError, ModelError
 from probe.taps.cnn.gates import Gate, GateFinder, from_output
 from probe.taps.cnn.receptive import Grid, Receptive
+from probe.taps.hooks import Hooks
 from probe.taps.lineage import Stack, Step, Watch, unfused
 
 LAST_CONV = "last-conv"
@@ -79,7 +80,6 @@ class MapTap:
         self._receptive = Receptive(picture)
         self._stack = Stack(model)
         self._finder = GateFinder(self._receptive.marks, self._stack) if gates == "auto" else None
-        self._handles: list[Any] = []
         self._heard: dict[str, MapOutput] = {}
         self._convolutions: dict[str, MapOutput] = {}
         self._own_gates: list[Gate] = []
@@ -106,32 +106,22 @@ class MapTap:
         return found
 
     def __enter__(self) -> "MapTap":
-        try:
-            self._stack.__enter__()
+        with Hooks() as hooks:
+            hooks.enter_context(self._stack)
             for name, module in self._modules.items():
                 convolution = self._last_conv and isinstance(module, torch.nn.Conv2d)
                 if name in self._layers or convolution:
-                    self._handles.append(module.register_forward_hook(self._hear(name, convolution)))
+                    hooks.after(module, self._hear(name, convolution))
                 if name in self._gates:
-                    self._handles.append(module.register_forward_hook(self._hear_gate(name)))
-            self._watch = Watch(self._follow)
-            self._watch.__enter__()
-        except BaseException:
-            self._leave()
-            raise
+                    hooks.after(module, self._hear_gate(name))
+            hooks.enter_context(Watch(self._follow))
+            self._hooks = hooks.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._watch.__exit__(kind, error, trace)
-        self._leave()
-
-    def _leave(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        self._stack.__exit__()
+        self._hooks.__exit__(kind, error, trace)
 
     def _follow(self, step: Step) -> None:
         self._receptive.follow(step)
