@@ -194,7 +194,7 @@ class Recorder:
         return {"received_sampled": found.received, "received_error": found.standard_error}
 
     def _from_map(self, call: MapCall, names: list[str]) -> dict[str, Tensor]:
-        from probe.dense import dense_statistics
+        from probe.kernels.dense import dense_statistics
 
         try:
             return dense_statistics(call.weights, names, call.query_valid, call.key_valid)

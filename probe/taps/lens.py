@@ -248,7 +248,7 @@ def statistics_hook(
     Raises:
         InputError: from the hook, if it stands at something that is no pattern.
     """
-    from probe.dense import dense_statistics
+    from probe.kernels.dense import dense_statistics
 
     def hook(pattern: Tensor, hook: Any) -> None:
         if not str(hook.name).endswith("hook_pattern") or pattern.ndim != 4:

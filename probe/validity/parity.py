@@ -14,10 +14,13 @@ from torch import Tensor
 
 from probe.call import AttentionCall, MapCall
 from probe.errors import ModelError
+from probe.kernels.dense import DEFINITIONS, row_definitions
 from probe.kernels.score import ScoreSpec
 from probe.taps.rules.masks import adder, reader
 
 WINDOW = 128
+#: Row statistics that are real numbers, so that an error has a size.
+REAL = tuple(name for name in DEFINITIONS if name != "max_key")
 #: Rows at the end of a sample that are checked over all their keys.
 LAST = 4
 _ENTRIES = 1 << 22
@@ -235,33 +238,12 @@ def eager(
     return out, weights
 
 
-def row_statistics(
-    p: Float[Tensor, "... rows keys"], at: Int[Tensor, "rows"]
-) -> dict[str, Float[Tensor, "... rows"]]:
-    """Row statistics of a map that is there, by their definitions.
-
-    Args:
-        p: the weights.
-        at: position of each row among the keys.
-    """
-    keys = torch.arange(p.shape[-1], device=p.device)
-    entropy = -torch.special.xlogy(p, p).sum(-1)
-    return {
-        "entropy": entropy,
-        "effective_keys": entropy.exp(),
-        "max_prob": p.amax(-1),
-        "second_moment": p.square().sum(-1),
-        "key_mass": p.sum(-1),
-        "distance": (p * (at[:, None] - keys[None, :]).abs()).sum(-1),
-    }
-
-
 def reference(weights: Float[Tensor, "S H P K"], cut: Window) -> dict[str, Tensor]:
     """Row statistics [S, H, P] and received mass [S, H, K] of the window; NaN where there is none."""
     at = torch.arange(weights.shape[2], device=weights.device) + cut.offset
     stats = {
         name: x.masked_fill(~cut.row_valid[:, None], torch.nan)
-        for name, x in row_statistics(weights, at).items()
+        for name, x in row_definitions(weights, at, REAL).items()
     }
     received = (weights * cut.row_valid[:, None, :, None]).nan_to_num().sum(-2)
     return {**stats, "received": received.masked_fill(~cut.key_valid[:, None], torch.nan)}

@@ -21,6 +21,7 @@ from torch import Tensor
 from probe.call import AttentionCall, MapCall
 from probe.errors import ModelError
 from probe.families.text import Prepared
+from probe.kernels.dense import row_definitions
 from probe.kernels.statistics import map_statistics
 from probe.record import Check, strings
 from probe.validity import parity
@@ -306,7 +307,7 @@ def _parity_of_last_rows(call: AttentionCall, values: Mapping[str, Array], delta
         if not there.any():
             continue
         at = torch.arange(rows.start, rows.stop, device=weights.device) + call.spec.offset
-        for name, known in parity.row_statistics(weights, at).items():
+        for name, known in row_definitions(weights, at, parity.REAL).items():
             if name in values:
                 want = known.cpu().double().numpy()[None]
                 error = np.abs(values[name][sample][None, :, rows.start : rows.stop] - want)

@@ -9,7 +9,7 @@ from heard import calls_of, generating, padding_of
 from tiny_models import inputs_for, tiny
 
 from probe.call import AttentionCall, MapCall
-from probe.dense import DENSE_STATISTICS, dense_statistics
+from probe.kernels.dense import DENSE_STATISTICS, dense_statistics
 from probe.kernels.score import ScoreSpec
 from probe.kernels.statistics import MAP_STATISTICS, map_statistics
 from probe.kernels.visible import visible_counts

@@ -1,27 +1,58 @@
-"""Statistics of a map that is written out: the slow route, where a model gives its weights and not its queries and keys."""
+"""Statistics of a map that is written out, by their definitions: the slow route, where a model gives its weights and not its
+queries and keys, and the truth that reports and benchmarks hold the kernels against.
+"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["DENSE_STATISTICS", "dense_statistics"]
+__all__ = ["DEFINITIONS", "DENSE_STATISTICS", "dense_statistics", "row_definitions"]
 
 #: Weights that are looked at together.
 _BLOCK = 1 << 22
 
-#: What can be read off a written-out map.
-DENSE_STATISTICS = (
-    "entropy",
-    "effective_keys",
-    "max_prob",
-    "max_key",
-    "distance",
-    "second_moment",
-    "key_mass",
-    "received",
+
+def _seen(p: Tensor) -> Tensor:
+    return (p != 0).any(-1)
+
+
+def _entropy(p: Tensor, _away: Tensor) -> Tensor:
+    return torch.special.entr(p).sum(-1)  # type: ignore[no-any-return]
+
+
+#: Row statistics from weights p [..., rows, keys] and each key's distance from its row, |i - j| [rows, keys]. Of a row that is
+#: empty all are 0, and its largest key -1, as the kernels say it.
+DEFINITIONS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
+    {
+        "entropy": _entropy,
+        "effective_keys": lambda p, away: torch.where(_seen(p), _entropy(p, away).exp(), 0),
+        "max_prob": lambda p, _: p.amax(-1),
+        "max_key": lambda p, _: torch.where(_seen(p), p.argmax(-1), -1),
+        "distance": lambda p, away: (p * away).sum(-1),
+        "second_moment": lambda p, _: p.square().sum(-1),
+        "key_mass": lambda p, _: p.sum(-1),
+    }
 )
+
+#: What can be read off a written-out map.
+DENSE_STATISTICS = (*DEFINITIONS, "received")
+
+
+def row_definitions(
+    p: Float[Tensor, "... rows keys"], at: Int[Tensor, "rows"], names: Sequence[str] = tuple(DEFINITIONS)
+) -> dict[str, Float[Tensor, "... rows"]]:
+    """Row statistics of a map that is there, in its own precision.
+
+    Args:
+        p: the weights.
+        at: position of each row among the keys.
+        names: some of `DEFINITIONS`.
+    """
+    away = (at[:, None] - torch.arange(p.shape[-1], device=p.device)).abs()
+    return {name: DEFINITIONS[name](p, away) for name in names}
 
 
 def dense_statistics(
@@ -70,7 +101,6 @@ def dense_statistics(
         if name != "received"
     }
     received = torch.zeros(batch, heads, n_keys, dtype=exact, device=device)
-    keys = torch.arange(n_keys, device=device)
     step = max(1, _BLOCK // (heads * n_keys))
     for sample in range(batch):
         for first in range(0, n_queries, step):
@@ -78,8 +108,8 @@ def dense_statistics(
             p = weights[sample, :, place].to(exact)
             if query_valid is not None:
                 p = p.masked_fill(~query_valid[sample, None, place, None].to(device), 0)
-            away = (torch.arange(place.start, place.stop, device=device)[:, None] + offset - keys).abs()
-            for name, values in _row_statistics(p, away, tuple(out)).items():
+            at = torch.arange(place.start, place.stop, device=device) + offset
+            for name, values in row_definitions(p, at, tuple(out)).items():
                 out[name][sample, :, place] = values.to(out[name].dtype)
             if "received" in wanted:
                 received[sample] += p.sum(1)
@@ -91,27 +121,6 @@ def dense_statistics(
             absent = float("nan") if values.is_floating_point() else -1
             values.masked_fill_(~valid.to(device)[:, None], absent)
     return {name: out[name] for name in wanted}
-
-
-def _row_statistics(
-    p: Float[Tensor, "H rows Nk"], away: Int[Tensor, "rows Nk"], names: tuple[str, ...]
-) -> dict[str, Float[Tensor, "H rows"]]:
-    """Statistics of rows; of a row that is empty all are 0, and its largest key -1, as the kernels say it."""
-    seen = (p != 0).any(-1)
-    rows: dict[str, Tensor] = {}
-    if "entropy" in names or "effective_keys" in names:
-        entropy = -torch.special.xlogy(p, p).sum(-1)
-        rows |= {"entropy": entropy, "effective_keys": torch.where(seen, entropy.exp(), 0)}
-    if "max_prob" in names or "max_key" in names:
-        most, best = p.max(-1)
-        rows |= {"max_prob": most, "max_key": torch.where(seen, best, -1)}
-    if "distance" in names:
-        rows["distance"] = (p * away).sum(-1)
-    if "second_moment" in names:
-        rows["second_moment"] = p.square().sum(-1)
-    if "key_mass" in names:
-        rows["key_mass"] = p.sum(-1)
-    return {name: rows[name] for name in names}
 
 
 def _shape(

@@ -5,8 +5,8 @@ import pytest
 import torch
 from attention_oracle import EPS32
 
-from probe import dense
-from probe.dense import DENSE_STATISTICS, dense_statistics
+from probe.kernels import dense
+from probe.kernels.dense import DENSE_STATISTICS, dense_statistics
 from probe.kernels.score import ScoreSpec
 from probe.kernels.statistics import MAP_STATISTICS, map_statistics
 
