@@ -61,7 +61,7 @@ LONG = {
 }
 
 
-@pytest.mark.parametrize("offset", [0, 30, 62])
+@pytest.mark.parametrize("offset", [0, 30, 62, 65])
 @pytest.mark.parametrize("rule", LONG)
 def test_tiles_without_a_mask(rule, offset):
     """Long enough for tiles that are seen whole, and for edges of the rule that lie where no tile begins."""
