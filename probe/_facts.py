@@ -59,12 +59,21 @@ def fingerprint(
             digest.update(torch.stack([flat[0], flat[-1]]).float().cpu().numpy().tobytes())
     for name, value in sorted(inputs.items()):
         digest.update(name.encode())
-        if isinstance(value, Tensor):
-            digest.update(f"{tuple(value.shape)} {value.dtype}".encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        else:
-            digest.update(repr(value).encode())
+        _add(digest, value)
     return digest.hexdigest()
+
+
+def _add(digest: Any, value: object) -> None:
+    """Add an input, tensors by their values: the words for a long tensor leave most of them out."""
+    if isinstance(value, Tensor):
+        digest.update(f"{tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, (list, tuple)):
+        digest.update(f"{type(value).__name__} {len(value)}".encode())
+        for part in value:
+            _add(digest, part)
+    else:
+        digest.update(repr(value).encode())
 
 
 def _versions() -> dict[str, str]:

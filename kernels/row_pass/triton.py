@@ -103,7 +103,9 @@ def _take(
         else:
             if W.MAX_KEY:
                 here, at = tl.max(s, 1, return_indices=True)
-                best = tl.where(here > top, start + at, best)
+                # the nearest keys come first, so of equals the one with the smaller number may come later
+                better = (here > top) | ((here == top) & (start + at < best))
+                best = tl.where(better, start + at, best)
             else:
                 here = tl.max(s, 1)
             new = tl.maximum(top, here)

@@ -1,10 +1,11 @@
 """Column mass and Aᵀ·Y from a given log-sum-exp, against the map in float64; what the border refuses."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
-from attention_oracle import attention, columns, tolerance, worst
+from attention_oracle import EPS32, attention, columns, tolerance, worst
 from fresh_memory import poison
 from score_cases import RULES, SHAPES, make
 
@@ -60,7 +61,7 @@ LONG = {
 }
 
 
-@pytest.mark.parametrize("offset", [0, 30, 62])
+@pytest.mark.parametrize("offset", [0, 30, 62, 65])
 @pytest.mark.parametrize("rule", LONG)
 def test_tiles_without_a_mask(rule, offset):
     """Long enough for tiles that are seen whole, and for edges of the rule that lie where no tile begins."""
@@ -158,6 +159,16 @@ def test_equal_keys_share_equally(implementation):
     harmonic = (1 / torch.arange(1, n + 1).double()).flip(0).cumsum(0).flip(0).float()
     assert torch.allclose(got["received"], harmonic.expand(1, 2, n), atol=4e-6)
     assert torch.allclose(got["transposed"], harmonic[:, None].expand(1, 2, n, 3), atol=4e-6)
+
+
+def test_thousands_of_small_parts_do_not_vanish_beside_a_large_one():
+    """The first query gives 1, each later tile half of what float32 can still see beside it."""
+    n = 50 * 64 + 1
+    lse = torch.full((1, 1, n), 31 * math.log(2))
+    lse[..., 0] = 0
+    q, k = torch.zeros(1, 1, n, 16), torch.zeros(1, 1, 1, 16)
+    got = column_mass(q, k, ScoreSpec(scale=1.0), lse, implementation="triton")
+    assert float(got) == pytest.approx(1 + (n - 1) * 2.0**-31, abs=4 * EPS32, rel=0)
 
 
 def test_float64_stays_float64():

@@ -65,6 +65,19 @@ def test_sets_that_divide_the_keys_share_the_whole_mass(implementation):
     assert torch.equal(first[:, 0], torch.ones(2))
 
 
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_of_equal_keys_the_first_has_the_maximum(implementation, causal):
+    """Keys enough for several tiles, which come in no order of their own."""
+    q, k = torch.randn(1, 2, 200, 16, generator=torch.Generator().manual_seed(2)), torch.ones(1, 1, 200, 16)
+    k[:, :, :3] = 0
+    spec = ScoreSpec(scale=0.25, causal=causal)
+    got = row_stats(q, k, spec, ("max_key",), implementation)["max_key"]
+    positive = q.sum(-1) > 0
+    first = torch.where(torch.arange(200) < 3, 0, 3) if causal else torch.tensor(3)
+    assert torch.equal(got, torch.where(positive, first, 0))
+
+
 @pytest.mark.parametrize("far", [10.0, 300.0, 1e4])
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_a_key_far_above_all_before_it(implementation, far):

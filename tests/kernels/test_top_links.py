@@ -42,7 +42,7 @@ def test_triton_interpreted(rule):
 @BOTH
 @pytest.mark.parametrize("rule", ["causal", "sink-window-padded"])
 def test_from_a_given_lse(rule, implementation):
-    q, k, spec = make(rule, 2, 2, 2, 63, 16)
+    q, k, spec = make(rule, 2, 4, 2, 63, 16)
     lse = row_stats(q, k, spec, ("lse",), "reference")["lse"]
     assert_links(top_links(q, k, spec, lse, 4, implementation), q, k, spec, 4)
 

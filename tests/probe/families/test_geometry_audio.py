@@ -78,6 +78,10 @@ def test_cells_cover_the_chunk_and_inside_is_the_recording(whisper):
     assert table["start_s"].values[0, 0] == 0
     assert np.array_equal(table["start_s"].values[:, 1:], table["end_s"].values[:, :-1])
     assert table["end_s"].values[0, -1] == 2
+    middle, reach = (
+        (table[f"{side}start_s"] + table[f"{side}end_s"]).values[:, 1:-1] / 2 for side in ("", "reach_")
+    )
+    np.testing.assert_allclose(middle, reach, rtol=1e-12)
     assert (table["inside"].values[0] == 1).all()
     covered = (table["inside"] * (table["end_s"] - table["start_s"])).sum("token").values
     np.testing.assert_allclose(covered, [2, 21111 / RATE], rtol=1e-12)
