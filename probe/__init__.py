@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from probe._mil import capture_mil
     from probe._survey import survey
     from probe._zoom import zoom
+    from probe.bags import Bag, Bags, read_bags
     from probe.corpus import capture_corpus, open_corpus
     from probe.errors import InputError, ModelError, ProbeError, RecordError
     from probe.record import open_record
@@ -37,6 +38,9 @@ _HOME = {
     "open_corpus": "probe.corpus",
     "survey": "probe._survey",
     "zoom": "probe._zoom",
+    "Bag": "probe.bags",
+    "Bags": "probe.bags",
+    "read_bags": "probe.bags",
     "load": "probe._load",
     "LoadedModel": "probe._load",
     "open_record": "probe.record",
@@ -47,6 +51,8 @@ _HOME = {
 }
 
 __all__ = [
+    "Bag",
+    "Bags",
     "InputError",
     "LoadedModel",
     "ModelError",
@@ -60,6 +66,7 @@ __all__ = [
     "maps",
     "open_corpus",
     "open_record",
+    "read_bags",
     "survey",
     "zoom",
 ]
