@@ -164,7 +164,9 @@ class _Run:
         if plan.standardize:
             self.model.standardize(mean, scale)
         self.model.to(place)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay, fused=True
+        )
         self.history: list[dict[str, float]] = []
         self.best, self.best_value = 0, (-math.inf, -math.inf)
         self.best_weights: dict[str, Tensor] = {}
