@@ -69,7 +69,7 @@ def _digest(features: NDArray[np.float32], settings: dict[str, Any]) -> str:
 
 
 def _folder() -> Path:
-    from probe.catalog import cache_dir
+    from probe.models.catalog import cache_dir
 
     return cache_dir().parent / "umap"
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from probe.call import AttentionCall, MapCall
 from probe.errors import InputError, ModelError
 from probe.kernels.score import ScoreSpec
-from probe.taps._ledger import Face, Ledger, StandIns, Validity
-from probe.taps._proof import Proofs, attend
+from probe.taps.ledger import Face, Ledger, StandIns, Validity
+from probe.taps.rules.proof import Proofs, attend
 
 #: Largest pattern of one layer that is handed on as it is, in MiB.
 LIMIT = 1024

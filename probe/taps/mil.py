@@ -13,7 +13,7 @@ from torch import Tensor
 
 from probe import placement
 from probe.errors import InputError, ModelError
-from probe.taps._lineage import Marks, Step, Watch, tensors, unfused
+from probe.taps.lineage import Marks, Step, Watch, tensors, unfused
 
 
 class MilTap:
