@@ -1,5 +1,6 @@
 """Gated-attention MIL and ACMIL as plain modules: one bag, or several behind one another with their offsets."""
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -170,7 +171,7 @@ def _sizes(offsets: Tensor | None, instances: int) -> list[int]:
     if offsets is None:
         return [instances]
     starts = offsets.tolist()
-    sizes = [b - a for a, b in zip(starts, [*starts[1:], instances], strict=True)]
+    sizes = [b - a for a, b in pairwise([*starts, instances])]
     if not starts or starts[0] != 0 or min(sizes) < 1:
         raise InputError(
             f"offsets: got {starts[:8]}, expected where each bag begins: 0 first, rising, below {instances}"
