@@ -14,6 +14,7 @@ import typer
 
 from probe.dashboard.bench.options import Request
 from probe.dashboard.failure import guarded, say, show_own_warnings
+from probe.dashboard.mil_cli import mil_app
 
 app = typer.Typer(
     name="probe",
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 app.add_typer(models_app, name="models")
+app.add_typer(mil_app, name="mil")
 
 _state = {"debug": False}
 

@@ -249,3 +249,16 @@ def show_validity(console: Console, record: xr.DataTree) -> bool:
         table.add_row(line.name, str(line.layers), f"{line.worst:.2g}", f"{line.tolerance:.2g}", outcome)
     console.print(table)
     return not any(line.failed for line in lines)
+
+
+def show_words(console: Console, result: xr.Dataset, sentences: list[str]) -> None:
+    """Print a result whose figures belong into a picture: its title and its sentences.
+
+    Args:
+        console: Where to.
+        result: Of any kind.
+        sentences: Its verbalization.
+    """
+    console.print(clean(str(result.attrs.get("title", ""))), style="bold")
+    for sentence in sentences:
+        console.print(clean(sentence))

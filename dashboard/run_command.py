@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from probe.explainers.spec import Explainer, Parameter
 
+SPOKEN = ("head_table", "token_strip", "concentration", "embedding", "slide_overlay")
+"""Kinds of results that have words."""
+
 
 def run(name: str, store: Path, options: list[str], html: Path | None, as_json: bool) -> int:
     """Run an explainer over a record and show the result; the record is left as it is.
@@ -39,7 +42,7 @@ def run(name: str, store: Path, options: list[str], html: Path | None, as_json: 
         parameters = parse(explainer, options)
         record = open_record(store)
         result = explainer.function(record, **parameters)
-        words = ex.verbalization(result) if explainer.kind in ("head_table", "token_strip") else None
+        words = ex.verbalization(result) if explainer.kind in SPOKEN else None
     if html is not None:
         from probe import viz
 
@@ -54,7 +57,7 @@ def run(name: str, store: Path, options: list[str], html: Path | None, as_json: 
 
 def _show(result: xr.Dataset, words: xr.Dataset | None, record: xr.DataTree, as_json: bool) -> None:
     from probe.dashboard import as_json as documents
-    from probe.dashboard.render import show_explanation, show_head_table
+    from probe.dashboard.render import show_explanation, show_head_table, show_words
 
     if as_json:
         passed = bool(record["validity"].attrs.get("passed", False))
@@ -63,6 +66,8 @@ def _show(result: xr.Dataset, words: xr.Dataset | None, record: xr.DataTree, as_
         return
     sentences = [] if words is None else [str(sentence) for sentence in words["text"].values]
     show = {"head_table": show_head_table, "token_strip": show_explanation}.get(result.attrs["kind"])
+    if show is None and sentences:
+        show = show_words
     if show is None:
         raise InputError(f"a result of kind {result.attrs['kind']!r} has no terminal form yet: use --json")
     show(out(), result, sentences)

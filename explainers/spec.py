@@ -35,18 +35,25 @@ KINDS: dict[str, tuple[str, ...] | None] = {
     "text": ("statement",),
     "map2d": None,
     "image_overlay": None,
-    "embedding": None,
+    "embedding": ("point", "axis"),
     "path": None,
     "flow": None,
+    "concentration": ("bag", "k"),
+    "slide_overlay": ("patch",),
 }
 _ATTRS = ("kind", "explainer", "title", "parameters", "references", "unit", "value", "model")
 _KIND_ATTRS: dict[str, tuple[str, ...]] = {
     "token_strip": ("target", "target_probability", "method", "signed", "input"),
+    "embedding": ("method", "seed", "points", "colours"),
+    "slide_overlay": ("of", "patch_size", "width", "height", "downsample"),
 }
 _KIND_VARIABLES: dict[str, tuple[str, ...]] = {
     "head_table": ("layer", "head"),
     "token_strip": ("text", "role", "start", "end"),
     "text": ("text", "claim", "value", "tokens"),
+    "embedding": ("axis",),
+    "concentration": ("k", "name", "label", "instances", "entropy", "effective", "activated", "overlap"),
+    "slide_overlay": ("percentile", "x", "y", "region", "region_patches", "region_mass"),
 }
 
 

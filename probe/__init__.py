@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from probe._maps import maps
     from probe._mil import capture_mil
     from probe._survey import survey
+    from probe.bags import Bag, Bags, read_bags
     from probe.corpus import capture_corpus, open_corpus
     from probe.deepzoom.zoom import zoom
     from probe.errors import InputError, ModelError, ProbeError, RecordError
@@ -36,6 +37,9 @@ _HOME = {
     "maps": "probe._maps",
     "open_corpus": "probe.corpus",
     "survey": "probe._survey",
+    "Bag": "probe.bags",
+    "Bags": "probe.bags",
+    "read_bags": "probe.bags",
     "zoom": "probe.deepzoom.zoom",
     "load": "probe.models.load",
     "LoadedModel": "probe.models.load",
@@ -47,6 +51,8 @@ _HOME = {
 }
 
 __all__ = [
+    "Bag",
+    "Bags",
     "InputError",
     "LoadedModel",
     "ModelError",
@@ -60,6 +66,7 @@ __all__ = [
     "maps",
     "open_corpus",
     "open_record",
+    "read_bags",
     "survey",
     "zoom",
 ]

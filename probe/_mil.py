@@ -1,6 +1,6 @@
 """`probe.capture_mil`: what an attention-MIL model looks at in a bag."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from probe._facts import facts
 from probe._inputs import parts
+from probe.bags.notes import BagNotes, are_bags
 from probe.errors import InputError
 from probe.placement import input_device, ready
 from probe.record import strings
@@ -20,6 +21,7 @@ from probe.record.store import checks, keep
 from probe.taps.mil import MilTap, tolerance
 
 if TYPE_CHECKING:
+    from probe.bags import Bag, Bags
     from probe.models.load import LoadedModel
 
 Array = np.ndarray[Any, Any]
@@ -39,7 +41,7 @@ class _Seen:
 
 def capture_mil(
     model: "LoadedModel | torch.nn.Module",
-    bag: Tensor | Sequence[Tensor],
+    bag: "Tensor | Sequence[Tensor] | Bag | Sequence[Bag] | Bags",
     *,
     attention: str | Sequence[str],
     features: str | Tensor | Sequence[Tensor] | None = None,
@@ -55,7 +57,8 @@ def capture_mil(
     Args:
         model: any module in eval mode whose forward takes a bag.
         bag: features of the instances, [N, D]; several bags of one size, [B, N, D]; or a sequence of bags of any sizes, run
-            one by one, each in the form that the model takes ([N, D] or [1, N, D]).
+            one by one, each in the form that the model takes ([N, D] or [1, N, D]). Or a `Bag`, or several (`probe.read_bags`):
+            they are read one by one, and the record keeps their names, labels, places and annotations.
         attention: name of the module whose output (of a tuple, the first tensor) is the attention, with the instances along any
             dimension: scores before the softmax, or weights after it. Several names where each branch has a module of its own.
         features: what to keep of the instances: the name of a module that gives [N, F], or the features themselves in the
@@ -66,7 +69,7 @@ def capture_mil(
     Returns:
         A record with `/mil`: attention (bag, branch, instance), scores (likewise, where there is a softmax), features (bag,
         instance, feature) if kept, instances (bag); NaN beyond a bag's own instances; attribute `source` says how each
-        branch was got. `/validity` says how far the weights are from summing to one. `/output` holds the model's logits, if
+        branch was got. `/bags` describes `Bag`s: name, label, coords, patch_size, annotation. `/validity` says how far the weights are from summing to one. `/output` holds the model's logits, if
         they are a tensor.
 
     Raises:
@@ -80,13 +83,19 @@ def capture_mil(
     names = [attention] if isinstance(attention, str) else list(attention)
     if not names:
         raise InputError("attention: got no name of a module")
-    passes = _passes(bag, place)
-    given = _given_features(features, passes)
+    notes = BagNotes(bag) if are_bags(bag) else None
+    passes: Iterable[Tensor] = _passes(bag, place) if notes is None else notes.passes(place)
+    given = None
+    if features is not None and not isinstance(features, str):
+        passes = list(passes)
+        given = _given_features(features, passes)
     named = features if isinstance(features, str) else None
     seen = [_run(module, names, x, named) for x in passes]
     tower = _tower(seen, [s.features for s in seen] if given is None else given)
     attrs = facts(model, module, place) | {"kind": "mil", "attention": names}
     groups = {"mil": tower, "validity": _validity(seen)}
+    if notes is not None:
+        groups["bags"] = notes.dataset()
     logits = _logits(seen)
     if logits is not None:
         groups["output"] = logits
@@ -112,9 +121,7 @@ def _passes(bag: Any, place: torch.device) -> list[Tensor]:
     return [x.to(place) for x in bags]
 
 
-def _given_features(features: Any, passes: list[Tensor]) -> list[Tensor] | None:
-    if features is None or isinstance(features, str):
-        return None
+def _given_features(features: Any, passes: list[Tensor]) -> list[Tensor]:
     given = [features] if isinstance(features, Tensor) else list(features)
     if len(given) != len(passes) or any(
         f.shape[:-1] != x.shape[:-1] for f, x in zip(given, passes, strict=True)

@@ -10,15 +10,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from probe.viz._draw import draw, draw_faithfulness
+    from probe.viz._linked import linked
     from probe.viz._report import report
+    from probe.viz._slide_files import slide_geojson, slide_png, write_geojson
 
 _HOME = {
     "draw": "probe.viz._draw",
     "draw_faithfulness": "probe.viz._draw",
+    "linked": "probe.viz._linked",
     "report": "probe.viz._report",
+    "slide_geojson": "probe.viz._slide_files",
+    "slide_png": "probe.viz._slide_files",
+    "write_geojson": "probe.viz._slide_files",
 }
 
-__all__ = ["draw", "draw_faithfulness", "report"]
+__all__ = ["draw", "draw_faithfulness", "linked", "report", "slide_geojson", "slide_png", "write_geojson"]
 
 
 def __getattr__(name: str) -> object:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from probe.errors import InputError
+from probe.viz._concentration import draw_concentration
+from probe.viz._embedding import draw_embedding
 from probe.viz._faithfulness import draw_faithfulness
 from probe.viz._head_table import draw_head_table
+from probe.viz._slide import draw_slide
 from probe.viz._token_strip import draw_token_strip
 
 if TYPE_CHECKING:
@@ -16,7 +19,10 @@ if TYPE_CHECKING:
     import xarray as xr
 
 DRAWERS: dict[str, Callable[[xr.Dataset], go.Figure]] = {
+    "concentration": draw_concentration,
+    "embedding": draw_embedding,
     "head_table": draw_head_table,
+    "slide_overlay": draw_slide,
     "token_strip": draw_token_strip,
 }
 

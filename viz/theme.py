@@ -65,6 +65,17 @@ SEQUENTIAL: Final[Scale] = (
     (1.0, "#0b2a5b"),
 )
 
+OVERLAY: Final[Scale] = (
+    (0.0, "rgba(255, 243, 150, 0)"),
+    (0.2, "rgba(255, 222, 90, 0.40)"),
+    (0.5, "rgba(252, 141, 35, 0.62)"),
+    (0.8, "rgba(215, 32, 30, 0.74)"),
+    (1.0, "rgba(110, 0, 62, 0.82)"),
+)
+"""For maps over pictures: what is low lets the picture through. Not for `interpolate`, which knows no transparency."""
+OUTLINE: Final = "#0b3d91"
+CHOSEN: Final = "#00a3a3"
+
 
 def _channels(colour: str) -> tuple[int, int, int]:
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)

@@ -5,7 +5,9 @@ import json
 
 import numpy as np
 import pytest
+import xarray as xr
 from explainer_cases import causal, classifier, language_model, record, same_state, snapshot, uniform
+from mil_records import some_bags
 
 from probe import explainers as ex
 from probe.errors import InputError, ProbeError
@@ -24,7 +26,8 @@ def trace():
     rng = np.random.default_rng(0)
     maps = np.exp(rng.normal(size=(2, 3, 4, 20, 20))) * causal(20)
     maps /= maps.sum(-1, keepdims=True)
-    return record(maps, np.broadcast_to(causal(20), (2, 3, 20, 20)), [[f"w{i}" for i in range(20)]] * 2)
+    text = record(maps, np.broadcast_to(causal(20), (2, 3, 20, 20)), [[f"w{i}" for i in range(20)]] * 2)
+    return text.assign({name.strip("/"): xr.DataTree(group) for name, group in some_bags().items()})
 
 
 def results():
