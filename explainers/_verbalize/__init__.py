@@ -3,11 +3,22 @@
 from typing import TYPE_CHECKING, Any
 
 from probe.errors import InputError
+from probe.explainers._verbalize.facts import fact_check
+from probe.explainers._verbalize.llm import write_many as llm_verbalizations
+from probe.explainers._verbalize.llm import write_words as llm_verbalization
+from probe.explainers._verbalize.llm.server import Server as LanguageServer
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["verbalization", "verbalize"]
+__all__ = [
+    "LanguageServer",
+    "fact_check",
+    "llm_verbalization",
+    "llm_verbalizations",
+    "verbalization",
+    "verbalize",
+]
 
 REFERENCES = [
     "Feldhus et al., Saliency Map Verbalization, NLRSE 2023 (arXiv 2210.07222): coverage of phrases",

@@ -47,6 +47,8 @@ _STRIP = {
     "lassen sie aus.",
     "convergence": "Vorsicht: Die Werte verfehlen die Änderung, die sie aufteilen ({change}), um {delta}; erhöhe "
     "n_steps oder wähle eine andere Nullstelle.",
+    "fallback": "Der Text des Sprachmodells wurde verworfen: {count} seiner Behauptungen deckt die Karte nicht"
+    " (die erste: {first}); es folgen Schablonen.",
     "nth_word": "das {place} {word}",
 }
 _VERDICT = {

@@ -53,6 +53,8 @@ _STRIP = {
     "the shares above leave them out.",
     "convergence": "Caution: the scores miss the change that they share out ({change}) by {delta}; "
     "raise n_steps or choose another baseline.",
+    "fallback": "The language model's text was turned down: {count} of its claims are not borne out by the map"
+    " (first: {first}); what follows are templates.",
     "nth_word": "the {place} {word}",
 }
 _VERDICT = {
