@@ -14,9 +14,12 @@ def verdict(curves: xr.Dataset, language: Language) -> str:
     attrs = curves.attrs
     given = str(attrs.get("stand_in", "baseline"))
     stand_in = language.say(given if given in _STAND_INS else "baseline")
+    what = language.say(
+        "of_answer" if "answer_tokens" in attrs else "of_contrast" if "contrast" in attrs else "of_target"
+    )
     if attrs["faithfulness"] == "undecided":
         reach = language.number(float(attrs["probability_range"]), 3)
-        return language.say("undecided", stand_in=stand_in, reach=reach)
+        return language.say("undecided", stand_in=stand_in, reach=reach, what=what)
     size = int(attrs["parts"])
     counts = np.rint(curves["fraction"].values * size).astype(int)
     deletion, random = curves["deletion"].values, curves["deletion_random"].values
@@ -26,6 +29,7 @@ def verdict(curves: xr.Dataset, language: Language) -> str:
         "moved_1" if counts[step] == 1 else "moved",
         count=int(counts[step]),
         size=size,
+        what=what,
         stand_in=stand_in,
         start=language.probability(float(deletion[0])),
         own=language.probability(float(deletion[step])),

@@ -79,6 +79,15 @@ def words_of(strip: xr.Dataset) -> Words:
         raise InputError("the result has no text token: there is nothing to put into words")
     if not np.isfinite(values).all():
         raise InputError("the result has scores that are not finite (NaN or infinite)")
+    return _joined(pieces, values, places)
+
+
+def join_words(pieces: list[str], scores: Floats) -> Words:
+    """Words from the pieces of text tokens alone and their scores; see `words_of`."""
+    return _joined(pieces, scores, list(range(len(pieces))))
+
+
+def _joined(pieces: list[str], values: Floats, places: list[int]) -> Words:
     text = "".join(pieces[i] for i in places)
     starts = {match.start() for match in _WORD.finditer(text) if not match.group().isspace()}
     groups: list[list[int]] = []

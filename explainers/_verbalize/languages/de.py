@@ -52,12 +52,12 @@ _STRIP = {
     "nth_word": "das {place} {word}",
 }
 _VERDICT = {
-    "undecided": "Was auch immer ersetzt wird ({stand_in}): Die Wahrscheinlichkeit des Ziels bewegt sich um höchstens "
+    "undecided": "Was auch immer ersetzt wird ({stand_in}): {what} bewegt sich um höchstens "
     "{reach}; so lässt sich nicht sagen, ob die Werte treu sind.",
-    "moved_1": "Wird das am höchsten bewertete von {size} Token ersetzt ({stand_in}), geht die Wahrscheinlichkeit des "
-    "Ziels von {start} auf {own} (zufällige Token: {chance}), {ending}",
-    "moved": "Werden die {count} am höchsten bewerteten von {size} Token ersetzt ({stand_in}), geht die "
-    "Wahrscheinlichkeit des Ziels von {start} auf {own} (zufällige Token: {chance}), {ending}",
+    "moved_1": "Wird das am höchsten bewertete von {size} Token ersetzt ({stand_in}), geht {what} "
+    "von {start} auf {own} (zufällige Token: {chance}), {ending}",
+    "moved": "Werden die {count} am höchsten bewerteten von {size} Token ersetzt ({stand_in}), geht {what} "
+    "von {start} auf {own} (zufällige Token: {chance}), {ending}",
     "faithful_0": "und keine von {random} zufälligen Ordnungen ist besser ({sigma}): Die Werte sind hier treu.",
     "faithful_1": "und nur 1 von {random} zufälligen Ordnungen ist besser ({sigma}): Die Werte sind hier treu.",
     "faithful": "und nur {better} von {random} zufälligen Ordnungen sind besser ({sigma}): Die Werte sind hier treu.",
@@ -66,6 +66,9 @@ _VERDICT = {
     "better_1": "1 von {random} zufälligen Ordnungen ist besser",
     "better": "{better} von {random} zufälligen Ordnungen sind besser",
     "as_well": "{equal} von {random} zufälligen Ordnungen sind ebenso gut",
+    "of_target": "die Wahrscheinlichkeit des Ziels",
+    "of_contrast": "die Wahrscheinlichkeit des Ziels gegenüber der Alternative",
+    "of_answer": "die Wahrscheinlichkeit der Antwort je Token",
     "mask token": "durch das Maskentoken",
     "padding token": "durch das Fülltoken",
     "mean embedding": "durch die mittlere Einbettung",

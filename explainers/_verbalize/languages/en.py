@@ -58,12 +58,12 @@ _STRIP = {
     "nth_word": "the {place} {word}",
 }
 _VERDICT = {
-    "undecided": "Whatever is replaced by the {stand_in}, the target's probability moves by no more than "
+    "undecided": "Whatever is replaced by the {stand_in}, {what} moves by no more than "
     "{reach}, so this measure cannot tell whether the scores are faithful.",
-    "moved_1": "Replacing the highest-scored token of {size} by the {stand_in} takes the target's probability "
+    "moved_1": "Replacing the highest-scored token of {size} by the {stand_in} takes {what} "
     "from {start} to {own} (random tokens: {chance}), {ending}",
-    "moved": "Replacing the {count} highest-scored tokens of {size} by the {stand_in} takes the target's "
-    "probability from {start} to {own} (random tokens: {chance}), {ending}",
+    "moved": "Replacing the {count} highest-scored tokens of {size} by the {stand_in} takes {what} "
+    "from {start} to {own} (random tokens: {chance}), {ending}",
     "faithful_0": "and none of {random} random orders does better ({sigma}): the scores are faithful here.",
     "faithful_1": "and only 1 of {random} random orders does better ({sigma}): the scores are faithful here.",
     "faithful": "and only {better} of {random} random orders do better ({sigma}): the scores are faithful here.",
@@ -72,6 +72,9 @@ _VERDICT = {
     "better_1": "1 of {random} random orders does better",
     "better": "{better} of {random} random orders do better",
     "as_well": "{equal} of {random} random orders do as well",
+    "of_target": "the target's probability",
+    "of_contrast": "the target's probability against the contrast",
+    "of_answer": "the answer's probability per token",
     "mask token": "mask token",
     "padding token": "padding token",
     "mean embedding": "mean embedding",
