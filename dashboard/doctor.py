@@ -60,7 +60,7 @@ def _devices() -> dict[str, Any]:
 
 
 def _caches() -> dict[str, Any]:
-    from probe import catalog
+    from probe.models import catalog
 
     folder = catalog.cache_dir()
     hub = os.environ.get("HF_HUB_CACHE") or os.path.join(
@@ -84,7 +84,7 @@ def _megabytes(folder: Path) -> float | None:
 
 
 def _abilities(devices: dict[str, Any]) -> list[dict[str, Any]]:
-    from probe import catalog
+    from probe.models import catalog
 
     installed = versions()
 

@@ -51,11 +51,11 @@ def _look(name: str, attempt: bool) -> tuple[Any, int]:
     from probe import _survey
 
     if attempt:
-        from probe._load import load
+        from probe.models.load import load
 
         model = load(name).model
         return _survey.attempt(model), _count(model)
-    from probe._skeleton import skeleton
+    from probe.models.skeleton import skeleton
 
     model = skeleton(name)
     return _survey.survey(model), _count(model)

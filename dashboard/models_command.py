@@ -17,7 +17,7 @@ def show_models(as_json: bool) -> int:
     Returns:
         0.
     """
-    from probe import catalog
+    from probe.models import catalog
 
     cards = catalog.list_models()
     if as_json:
@@ -48,9 +48,9 @@ def install_model(name: str) -> int:
     Returns:
         0.
     """
-    from probe import catalog
+    from probe.models.install import install
 
     with quiet_stdout():
-        catalog.install(name, say)
+        install(name, say)
     say(f"{name} is ready: probe explain TEXT --model {name}")
     return 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import xarray as xr
 
-    from probe._load import LoadedModel
+    from probe.models.load import LoadedModel
 
 PACKAGES = (
     "attention-probe",

@@ -16,14 +16,14 @@ if (_root / "pyproject.toml").is_file() and (
 
 if TYPE_CHECKING:
     from probe._capture import capture
-    from probe._generation import capture_generation
-    from probe._load import LoadedModel, load
     from probe._maps import maps
     from probe._mil import capture_mil
     from probe._survey import survey
-    from probe._zoom import zoom
     from probe.corpus import capture_corpus, open_corpus
+    from probe.deepzoom.zoom import zoom
     from probe.errors import InputError, ModelError, ProbeError, RecordError
+    from probe.generation.capture import capture_generation
+    from probe.models.load import LoadedModel, load
     from probe.record import open_record
 
 __version__ = "0.1.0"
@@ -31,14 +31,14 @@ __version__ = "0.1.0"
 _HOME = {
     "capture": "probe._capture",
     "capture_corpus": "probe.corpus",
-    "capture_generation": "probe._generation",
+    "capture_generation": "probe.generation.capture",
     "capture_mil": "probe._mil",
     "maps": "probe._maps",
     "open_corpus": "probe.corpus",
     "survey": "probe._survey",
-    "zoom": "probe._zoom",
-    "load": "probe._load",
-    "LoadedModel": "probe._load",
+    "zoom": "probe.deepzoom.zoom",
+    "load": "probe.models.load",
+    "LoadedModel": "probe.models.load",
     "open_record": "probe.record",
     "ProbeError": "probe.errors",
     "InputError": "probe.errors",

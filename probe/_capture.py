@@ -13,18 +13,19 @@ from probe._facts import facts, fingerprint
 from probe._geometry import placed
 from probe._inputs import device_of, parts, prepare, run
 from probe._recorder import ALL_HEADS, Recorder
-from probe._writer import Writer, writer
 from probe.errors import InputError
 from probe.families.text import Prepared
 from probe.kernels.launch import choose
 from probe.record import strings
+from probe.record.target import writer
+from probe.record.writer import Writer
 from probe.stats import SAMPLED, resolve
 from probe.taps import tap_of
 from probe.taps.hf import unrouted
 from probe.validity import Report
 
 if TYPE_CHECKING:
-    from probe._load import LoadedModel
+    from probe.models.load import LoadedModel
 
 
 def capture(

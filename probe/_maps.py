@@ -11,15 +11,15 @@ from torch import Tensor
 
 from probe._facts import facts
 from probe._inputs import parts
-from probe._store import finite, keep
 from probe.errors import InputError, ModelError
 from probe.placement import input_device, ready
-from probe.taps._gates import Gate
-from probe.taps._receptive import Axis
-from probe.taps.maps import MapOutput, MapTap, channels_second
+from probe.record.store import finite, keep
+from probe.taps.cnn.gates import Gate
+from probe.taps.cnn.maps import MapOutput, MapTap, channels_second
+from probe.taps.cnn.receptive import Axis
 
 if TYPE_CHECKING:
-    from probe._load import LoadedModel
+    from probe.models.load import LoadedModel
 
 Score = int | str | Sequence[int] | Callable[[Any], Tensor]
 

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from probe._facts import facts
 from probe._inputs import parts
-from probe._store import checks, keep
 from probe.errors import InputError
 from probe.placement import input_device, ready
 from probe.record import strings
+from probe.record.store import checks, keep
 from probe.taps.mil import MilTap, tolerance
 
 if TYPE_CHECKING:
-    from probe._load import LoadedModel
+    from probe.models.load import LoadedModel
 
 Array = np.ndarray[Any, Any]
 

@@ -9,19 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probe._checks import Check
-from probe._kept import Kept
 from probe._later import Later
-from probe._writer import Writer
 from probe.call import AttentionCall, MapCall
+from probe.deepzoom.kept import Kept
 from probe.errors import ModelError
 from probe.kernels.sampled import sampled_columns
 from probe.kernels.score import ScoreSpec
 from probe.kernels.statistics import map_statistics
 from probe.kernels.visible import visible_counts
 from probe.positions import Positions, everywhere, numbered
+from probe.record import Check
+from probe.record.writer import Writer
 from probe.stats import SAMPLED
-from probe.taps import rules
+from probe.taps.rules.derive import describe
 from probe.validity import Report
 
 Array = np.ndarray[Any, Any]
@@ -117,6 +117,7 @@ class Recorder:
             key_valid=self.positions[call.keys].valid,
             later=apart,
         )
+        kept = self._kept(call, found)
         write = partial(
             self.target.add,
             call.stream,
@@ -125,12 +126,12 @@ class Recorder:
             {name: values[name] for name in names} | counts,
             queries=call.queries,
             keys=call.keys,
-            kept=self._kept(call, found),
             facts=self._facts(call),
         )
 
         def finish() -> None:
-            write(checks=[*(check() for check in apart), *report.checks])
+            stored = None if kept is None else kept.dataset(self.target.keep_bits)
+            write(kept=stored, checks=[*(check() for check in apart), *report.checks])
 
         if self._later is None:
             finish()
@@ -193,7 +194,7 @@ class Recorder:
         return {"received_sampled": found.received, "received_error": found.standard_error}
 
     def _from_map(self, call: MapCall, names: list[str]) -> dict[str, Tensor]:
-        from probe.dense import dense_statistics
+        from probe.kernels.dense import dense_statistics
 
         try:
             return dense_statistics(call.weights, names, call.query_valid, call.key_valid)
@@ -237,7 +238,7 @@ class Recorder:
     def _facts(self, call: Call) -> dict[str, str]:
         if isinstance(call, MapCall):
             return {"rule": "as the model wrote it", "backend": call.source}
-        return {"rule": rules.describe(call.spec), "backend": call.backend}
+        return {"rule": describe(call.spec), "backend": call.backend}
 
 
 def _shape(call: Call) -> tuple[int, int, int, int]:

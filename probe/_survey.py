@@ -308,7 +308,7 @@ def _related(name: str, other: str) -> bool:
 
 
 def _lazy_masks(model: torch.nn.Module) -> bool | None:
-    from probe.taps._mask_switch import owner_of
+    from probe.taps.longmask.switch import owner_of
 
     routed = sites(model)
     if not routed:

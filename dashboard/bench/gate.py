@@ -9,6 +9,7 @@ import torch
 
 from probe.dashboard.bench.case import BETA, LINKS, SINKS, grid_of, rectangle, values_of_queries
 from probe.errors import ProbeError
+from probe.kernels.dense import DEFINITIONS, row_definitions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,8 +51,6 @@ class Truth:
         self.case, self.dtype = case, dtype
         self.lse = scores.logsumexp(-1)
         self.map = scores.softmax(-1).nan_to_num(0.0)
-        i = torch.arange(case.n, device=case.q.device)
-        self.away = (i[None, :] - i[:, None]).abs().to(dtype)
 
     def of(self, name: str) -> Tensor:
         """One statistic [1, H, …] in float64; NaN where the position is padding.
@@ -60,6 +59,9 @@ class Truth:
             ProbeError: The gate does not know this statistic, so that it may not be timed.
         """
         a = self.map
+        if name in DEFINITIONS:
+            at = torch.arange(self.case.n, device=a.device)
+            return self.present(name, row_definitions(a, at, [name])[name][None].double())
         known: dict[str, Callable[[], Tensor]] = {
             "lse": lambda: self.lse,
             "applied": self._output,
@@ -67,12 +69,6 @@ class Truth:
             "pooled": self._pooled,
             "tile": self._tile,
             "link_probs": lambda: a.topk(LINKS, -1).values,
-            "effective_keys": lambda: torch.special.entr(a).sum(-1).exp(),
-            "entropy": lambda: torch.special.entr(a).sum(-1),
-            "max_prob": lambda: a.amax(-1),
-            "distance": lambda: (a * self.away).sum(-1),
-            "second_moment": lambda: a.square().sum(-1),
-            "key_mass": lambda: a.sum(-1),
             "received": lambda: a.sum(-2),
             "transposed": self._transposed,
         }

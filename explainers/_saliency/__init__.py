@@ -7,7 +7,7 @@ from probe.explainers.spec import Choice, Flag, Interval, Text, explainer
 if TYPE_CHECKING:
     import xarray as xr
 
-    from probe._load import LoadedModel
+    from probe.models.load import LoadedModel
 
 __all__ = ["saliency"]
 

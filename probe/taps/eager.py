@@ -18,9 +18,9 @@ from torch import Tensor
 
 from probe.call import MapCall
 from probe.errors import ModelError
-from probe.taps._ledger import Face, Ledger, StandIns, Validity
 from probe.taps.hf import sites as routed
 from probe.taps.hf import unrouted
+from probe.taps.ledger import Face, Ledger, StandIns, Validity
 from probe.taps.streams import main_stream
 
 #: Largest size of all maps of one forward pass together, in MiB.

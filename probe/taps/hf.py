@@ -19,11 +19,11 @@ from probe import placement
 from probe.call import AttentionCall
 from probe.errors import ModelError
 from probe.kernels.score import ScoreSpec
-from probe.taps._mask_switch import lend, owner_of, take_back
-from probe.taps._switch import Observed, listen, unlisten, wrapped
-from probe.taps.masks import seen_keys
+from probe.taps.interface import Observed, listen, unlisten, wrapped
+from probe.taps.longmask.switch import lend, owner_of, take_back
 from probe.taps.plan import Plan
-from probe.taps.rules import Rules, backend_of
+from probe.taps.rules.derive import Rules, backend_of
+from probe.taps.rules.masks import seen_keys
 from probe.taps.streams import Stream
 
 #: False where a position of a group ("tokens", "source", …) is padding, [B, N]; None where nothing is known to be.

@@ -17,8 +17,9 @@ from torch import Tensor
 from probe.call import AttentionCall, MapCall
 from probe.errors import InputError, ModelError
 from probe.kernels.score import ScoreSpec
-from probe.taps._ledger import Face, Ledger, StandIns, Validity
-from probe.taps._proof import Proofs, attend
+from probe.taps.hooks import Hooks
+from probe.taps.ledger import Face, Ledger, StandIns, Validity
+from probe.taps.rules.proof import Proofs, attend
 
 #: Largest pattern of one layer that is handed on as it is, in MiB.
 LIMIT = 1024
@@ -78,28 +79,21 @@ class LensTap(Face):
     def __enter__(self) -> "LensTap":
         self._ledger.restart()
         self._mask: Tensor | None = None
-        self._stand_ins = StandIns()
-        self._stand_ins.place(self._model, self._whole)
-        self._handles: list[Any] = []
-        try:
+        with Hooks() as hooks:
+            stand_ins = StandIns()
+            hooks.callback(stand_ins.remove)
+            stand_ins.place(self._model, self._whole)
             for name, owner in self._sites:
-                self._listen(name, owner)
-        except BaseException:
-            self._close()
-            raise
+                self._listen(name, owner, hooks)
+            self._hooks = hooks.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
+        self._hooks.close()
         if kind is None:
             self._ledger.finish()
-
-    def _close(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._stand_ins.remove()
 
     def _whole(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """One forward pass: what its mask says, unless the user said it before."""
@@ -116,7 +110,7 @@ class LensTap(Face):
         self._ledger.next_pass()
         return original(*args, **kwargs)
 
-    def _listen(self, name: str, owner: Any) -> None:
+    def _listen(self, name: str, owner: Any, hooks: Hooks) -> None:
         """Plain PyTorch hooks that return nothing; the bridge's own lists of hooks stay as they are."""
         heard: dict[str, Tensor] = {}
 
@@ -127,8 +121,8 @@ class LensTap(Face):
             return hook
 
         for key, point in _points(owner).items():
-            self._handles.append(point.register_forward_hook(keep(key)))
-        pattern, last = owner.hook_pattern, self._handles[-1].id
+            last = hooks.after(point, keep(key))
+        pattern = owner.hook_pattern
 
         def done(_module: Any, _given: Any, _result: Any) -> None:
             taken = self._ledger.take(name)
@@ -148,7 +142,7 @@ class LensTap(Face):
             with torch.no_grad():
                 self._receive(self._call(name, taken, owner, own))
 
-        self._handles.append(owner.register_forward_hook(done))
+        hooks.after(owner, done)
 
     def _call(
         self, site: str, taken: tuple[int, str], owner: Any, own: Mapping[str, Tensor]
@@ -254,7 +248,7 @@ def statistics_hook(
     Raises:
         InputError: from the hook, if it stands at something that is no pattern.
     """
-    from probe.dense import dense_statistics
+    from probe.kernels.dense import dense_statistics
 
     def hook(pattern: Tensor, hook: Any) -> None:
         if not str(hook.name).endswith("hook_pattern") or pattern.ndim != 4:

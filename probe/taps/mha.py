@@ -19,8 +19,8 @@ from torch.nn import functional
 from probe.call import AttentionCall
 from probe.errors import ModelError
 from probe.kernels.score import ScoreSpec
-from probe.taps._ledger import Face, Ledger, StandIns, Validity, called
-from probe.taps._proof import Proofs, attend, read_mask, refuse_not_finite
+from probe.taps.ledger import Face, Ledger, StandIns, Validity, called
+from probe.taps.rules.proof import Proofs, attend, read_mask, refuse_not_finite
 
 #: In how many rows at the beginning and at the end of how many samples outputs are compared, and how many weights at most.
 _ROWS = 32

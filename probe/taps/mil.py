@@ -13,7 +13,8 @@ from torch import Tensor
 
 from probe import placement
 from probe.errors import InputError, ModelError
-from probe.taps._lineage import Marks, Step, Watch, tensors, unfused
+from probe.taps.hooks import Hooks
+from probe.taps.lineage import Marks, Step, Watch, tensors, unfused
 
 
 class MilTap:
@@ -51,36 +52,24 @@ class MilTap:
         self._bags, self._instances = bags, instances
         self._modules = modules
         self._from_tapped = Marks()
-        self._handles: list[Any] = []
         self._tapped: list[Tensor] = []
         self._featured: list[Any] = []
         self._normalised: tuple[Tensor, Tensor, int] | None = None
 
     def __enter__(self) -> "MilTap":
-        try:
-            self._handles.append(self._modules[self._attention].register_forward_hook(self._hear))
+        with Hooks() as hooks:
+            hooks.after(self._modules[self._attention], self._hear)
             if self._features is not None:
                 module = self._modules[self._features]
-                self._handles.append(
-                    module.register_forward_hook(lambda _m, _a, out: self._featured.append(_first(out)))
-                )
-            self._watch = Watch(self._follow)
-            self._watch.__enter__()
-        except BaseException:
-            self._leave()
-            raise
+                hooks.after(module, lambda _m, _a, out: self._featured.append(_first(out)))
+            hooks.enter_context(Watch(self._follow))
+            self._hooks = hooks.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._watch.__exit__(kind, error, trace)
-        self._leave()
-
-    def _leave(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._hooks.__exit__(kind, error, trace)
 
     def _hear(self, _module: torch.nn.Module, _args: Any, output: Any) -> None:
         tensor = _first(output)

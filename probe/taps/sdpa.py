@@ -19,9 +19,9 @@ from torch.overrides import TorchFunctionMode
 from probe.call import AttentionCall
 from probe.errors import ModelError
 from probe.kernels.score import ScoreSpec
-from probe.taps._ledger import Face, Ledger, StandIns, Validity, called
-from probe.taps._proof import Proofs, attend, read_mask, refuse_not_finite
 from probe.taps.hf import sites as routed
+from probe.taps.ledger import Face, Ledger, StandIns, Validity, called
+from probe.taps.rules.proof import Proofs, attend, read_mask, refuse_not_finite
 
 _NAME = "scaled_dot_product_attention"
 _FUNCTION = functional.scaled_dot_product_attention

@@ -123,7 +123,7 @@ def started():
 
 @pytest.fixture(scope="session")
 def sentiment_folder():
-    from probe import catalog
+    from probe.models import catalog
 
     folder = catalog.installed_folder(catalog.find("sentiment"))
     if not (folder / "model.safetensors").is_file():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from probe import catalog
+from probe.models import catalog
 
 
 def test_models_lists_all_with_licence_and_how_to_get_them(probe):

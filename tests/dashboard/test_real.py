@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from probe import catalog
+from probe.models import catalog
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 

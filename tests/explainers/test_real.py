@@ -8,7 +8,7 @@ from explainer_words import check
 
 import probe
 from probe import explainers as ex
-from probe.catalog import list_models
+from probe.models.catalog import list_models
 
 TEXT = (Path(__file__).resolve().parents[2] / "LICENSE").read_text(encoding="utf-8")
 

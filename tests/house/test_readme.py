@@ -151,7 +151,7 @@ def test_every_block_is_of_a_known_kind():
 @pytest.mark.parametrize("line", [marked(line) for line in LINES])
 def test_a_command_does_what_it_says(line, run):
     if kind(line) == "run with the language model":
-        from probe import catalog
+        from probe.models import catalog
 
         if not catalog.is_installed(catalog.find(MODEL)):
             pytest.skip(f"{MODEL} is not installed: probe models install {MODEL}")

@@ -74,7 +74,7 @@ def bytelevel_tokenizer():
 
 def loaded(model, tokenizer, task="text-generation"):
     """A model and its tokenizer as `probe.load` gives them."""
-    from probe._load import LoadedModel
+    from probe.models.load import LoadedModel
 
     return LoadedModel(
         model=model,

@@ -8,9 +8,9 @@ from tiny_models import batch, tiny
 
 import probe
 from probe.kernels.statistics import map_statistics
-from probe.taps import _mask_switch
-from probe.taps._lazy_mask import ROWS, LazyMask
 from probe.taps.hf import HFTap
+from probe.taps.longmask import switch
+from probe.taps.longmask.lazy import ROWS, LazyMask
 
 pytestmark = pytest.mark.gpu
 
@@ -123,7 +123,7 @@ def test_reports_pass(case, dtype):
 @pytest.fixture
 def row_by_row(monkeypatch):
     """Masks made row by row at any length."""
-    monkeypatch.setattr(_mask_switch, "DENSE_LIMIT", 0)
+    monkeypatch.setattr(switch, "DENSE_LIMIT", 0)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_long_padded_capture_holds_no_map(monkeypatch):
     inputs = {"input_ids": ids, "attention_mask": mask}
     peak_of_a_capture(model, inputs)  # the kernels are compiled and tuned
     lazy = peak_of_a_capture(model, inputs)
-    monkeypatch.setattr(_mask_switch, "DENSE_LIMIT", n**3)
+    monkeypatch.setattr(switch, "DENSE_LIMIT", n**3)
     dense = peak_of_a_capture(model, inputs)
     # less than a byte for each pair, the smallest mask there is; the dense one is made, and again in the dtype of q
     assert lazy < n * n, (lazy, dense)

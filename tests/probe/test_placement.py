@@ -126,7 +126,7 @@ def quantised(model):
 def heard_queries_and_keys(model, inputs):
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    from probe.taps._switch import listen, unlisten
+    from probe.taps.interface import listen, unlisten
 
     seen = []
 

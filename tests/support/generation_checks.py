@@ -6,7 +6,7 @@ from attention_oracle import EPS32
 from tiny_models import maps
 
 import probe
-from probe._generation import capture_generation
+from probe.generation.capture import capture_generation
 
 ROWS = ("entropy", "max_prob", "second_moment", "key_mass", "distance")
 STATISTICS = (*ROWS, "received", "max_key", "lse")

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import torch
 from tiny_models import kind
 
-from probe.taps._switch import Observed, listen, unlisten
 from probe.taps.hf import HFTap, sites
-from probe.taps.rules import Rules
+from probe.taps.interface import Observed, listen, unlisten
+from probe.taps.rules.derive import Rules
 
 
 @contextlib.contextmanager

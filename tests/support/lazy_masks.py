@@ -9,8 +9,8 @@ from tiny_models import GROUPED, batch, tiny
 from transformers import masking_utils as hf
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from probe.taps import _mask_switch
 from probe.taps.hf import HFTap
+from probe.taps.longmask import switch
 
 LONG = {**GROUPED, "max_position_embeddings": 8192, "bos_token_id": 1, "eos_token_id": 2}
 HEAD = {**LONG, "head_dim": 16}
@@ -84,7 +84,7 @@ def tapped(model, inputs):
 
 @pytest.fixture(autouse=True)
 def lazy_at_any_length(monkeypatch):
-    monkeypatch.setattr(_mask_switch, "DENSE_LIMIT", 0)
+    monkeypatch.setattr(switch, "DENSE_LIMIT", 0)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)  # measured here where it is there
 
 

@@ -60,7 +60,7 @@ def kept_of(layer):
     """Queries, keys and values of two heads of a made-up layer, with pooled maps."""
     import torch
 
-    from probe._kept import Kept
+    from probe.deepzoom.kept import Kept
     from probe.kernels.row_pass import row_stats
     from probe.kernels.score import ScoreSpec
 
@@ -73,7 +73,7 @@ def kept_of(layer):
 
 def write_all(target, keep=False, order=tuple(TOWERS)):
     """Give a writer all layers that it lacks, and finish."""
-    from probe._checks import Check
+    from probe.validity.checks import Check
 
     for stream in order:
         *_, (queries, keys), _, layers = TOWERS[stream]

@@ -1,0 +1,1 @@
+"""Capture of `generate()`: watched from outside, every pass heard, one record of all positions that were fed."""

@@ -1,0 +1,1 @@
+"""Long masks made row by row for verified models, instead of as an N×N tensor."""
