@@ -8,7 +8,7 @@ from probe.errors import InputError
 if TYPE_CHECKING:
     import xarray as xr
 
-    from probe._load import LoadedModel
+    from probe.models.load import LoadedModel
 
 __all__ = ["evaluate"]
 

@@ -51,12 +51,12 @@ def run(
             answers.append(subject.target.name)
             absent, _ = baseline_of(subject, loaded.processor, settings["baselines"][0])
             falls = single.leave_one_out(Perturbed(subject, absent))
+            tested = other if number < settings["sanity"] else None
             for row in rows:
-                values, named = _one(
-                    loaded, other if number < settings["sanity"] else None, text, subject, row, draw, settings
-                )
-                values["leave-one-out"] = single.rank_correlation(values.pop("own"), falls)
-                words[row].append(named)
+                values, own = _one(loaded, tested, text, subject, row, draw, settings)
+                values["leave-one-out"] = single.rank_correlation(own, falls)
+                pieces = [subject.tokens.pieces[i] for i in subject.tokens.places]
+                words[row].append(_named(pieces, own, settings["named"]))
                 for measure in listed:
                     cells[row, measure.name].append(values.get(measure.name, float("nan")))
     progress(len(texts), len(texts), "")
@@ -86,8 +86,8 @@ def _one(
     row: str,
     draw: np.random.Generator,
     settings: dict[str, Any],
-) -> tuple[dict[str, float], list[str]]:
-    """All measures of one method on one text, and the words that it names."""
+) -> tuple[dict[str, float], Floats]:
+    """The measures of one method on one text, and its scores [n]."""
     baselines = settings["baselines"]
     absent, kind = baseline_of(subject, loaded.processor, baselines[0])
     part = Perturbed(subject, absent)
@@ -114,11 +114,15 @@ def _one(
             again = open_subject(other, text, None, settings["max_tokens"], settings["batch_size"])
             return scores_of(other, again, baseline_of(again, other.processor, kind)[0])
 
-        values |= sanity.checks(
-            own, random_weights, lambda: scores_of(loaded, sanity.runner_up(subject), absent)
+        rival = sanity.runner_up(subject)
+        values["random weights"] = abs(
+            single.rank_correlation(np.abs(own), np.abs(random_weights()), "spearman")
         )
-    pieces = [subject.tokens.pieces[i] for i in subject.tokens.places]
-    return values, _named(pieces, own, settings["named"])
+        if rival is not None:
+            values["other target"] = single.rank_correlation(
+                own, scores_of(loaded, rival, absent), "spearman"
+            )
+    return values, own
 
 
 def _named(pieces: list[str], scores: Floats, count: int) -> list[str]:

@@ -1,19 +1,15 @@
 """Sanity checks: scores must change when the model's weights, or the target, are others."""
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from probe.explainers._evaluate.measures import Measure, rank_correlation
+from probe.explainers._evaluate.measures import Measure
 from probe.explainers._saliency.subject import Subject, embedding_layer
 
-Floats = NDArray[np.float64]
 MEASURES = (
     Measure(
         "random weights", "lower", "|Spearman ρ| of |scores| with those under shuffled weights; 0 by chance"
@@ -48,20 +44,11 @@ def _with_model(loaded: Any, model: nn.Module) -> Any:
         return found
 
 
-def runner_up(subject: Subject) -> Subject:
-    """The same text with the most probable other answer as its target."""
+def runner_up(subject: Subject) -> Subject | None:
+    """The same text with the most probable other answer as its target; None where there are two, as opposites."""
     with torch.no_grad():
         logits = subject.logits(subject.embeddings)[0].clone()
+    if len(logits) == 2:
+        return None
     logits[subject.target.index] = -torch.inf
     return replace(subject, target=replace(subject.target, index=int(logits.argmax())))
-
-
-def checks(
-    own: Floats, random_weights: Callable[[], Floats], other_target: Callable[[], Floats]
-) -> dict[str, float]:
-    """Correlation of a method's scores with those that it gives elsewhere."""
-    weights = rank_correlation(np.abs(own), np.abs(random_weights()), "spearman")
-    return {
-        "random weights": abs(weights),
-        "other target": rank_correlation(own, other_target(), "spearman"),
-    }

@@ -1,5 +1,6 @@
 """A token strip in sentences, each computed from its numbers."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -112,7 +113,7 @@ def strip_statements(
         parts += [_phrases_against] if phrases else []
         parts += [_position]
     found = _prediction(strip) + ([even] if even is not None else [])
-    for part in (*parts, _concentration, _special, _convergence, _faithfulness):
+    for part in (*parts, _concentration, _special, _convergence, _faithfulness, _chosen):
         found += part(strip)
     return found
 
@@ -352,6 +353,20 @@ def _faithfulness(strip: Strip) -> list[Statement]:
         return []
     gain = float(attrs["insertion_auc"]) - float(attrs["deletion_auc"])
     return [Statement("faithfulness", verdict(strip.data, strip.language), gain)]
+
+
+def _chosen(strip: Strip) -> list[Statement]:
+    """Which method the choice by measured faithfulness fell on."""
+    if "tried" not in strip.data.attrs:
+        return []
+    tried, language = json.loads(strip.data.attrs["tried"]), strip.language
+    method = str(strip.data.attrs["method"])
+    listed = language.listing(
+        [f"{name.replace('_', ' ')} {language.number(gap)}" for name, gap in tried.items()]
+    )
+    count = language.in_words(len(tried))
+    text = language.say("chosen", tried=count, method=method.replace("_", " "), all=listed)
+    return [Statement("chosen", text, float(tried[method]))]
 
 
 GRAMMAR: dict[str, Callable[..., list[Statement]]] = {"token_strip": strip_statements}

@@ -36,14 +36,15 @@ def answer(explanation, *evidence):
 def test_an_answer_that_the_map_bears_out_is_left_as_it_is(result):
     with serving(lambda _: answer(GOOD, ("good", "for"), ("long", "against"))) as at:
         words = ex.llm_verbalization(result, server(at.url))
-    assert " ".join(words["text"].values) == GOOD
-    assert set(words["claim"].values) == {"llm"}
+    assert " ".join(words["text"].values[:-1]) == GOOD
+    assert words["claim"].values.tolist() == ["llm", "llm", "llm_check"]
+    assert words["text"].values[-1] == "Checked against the map: 9 of 9 claims hold."
     assert words.attrs["unsupported"] == 0
     assert words.attrs["quotation_precision"] == 1
     assert words.attrs["coverage_at_1"] == pytest.approx(1.2 / 1.83)
     assert (words.attrs["prompt_tokens"], words.attrs["completion_tokens"]) == (10, 5)
     assert words.attrs["verbalizer"] == "tiny"
-    assert words["tokens"].values.tolist() == ["5", "10"]
+    assert words["tokens"].values.tolist() == ["5", "10", ""]
 
 
 def test_what_the_map_does_not_bear_out_is_marked_and_counted(result):
@@ -73,7 +74,7 @@ def test_strict_asks_again_with_the_errors_listed(result):
     second = at.requests[-1][2]["messages"]
     assert second[2] == {"role": "assistant", "content": BAD}
     assert "quote 'brilliant': not in the text" in second[3]["content"]
-    assert " ".join(words["text"].values) == GOOD
+    assert " ".join(words["text"].values[:-1]) == GOOD
     assert not words.attrs["fallback"]
     assert words.attrs["requests"] == 2
 

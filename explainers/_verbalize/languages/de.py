@@ -96,6 +96,20 @@ _TABLE = {
     "lowest": "Das niedrigste {name} ist {value} ({head}).",
     "mean": "Das Mittel über alle Köpfe ist {value}.",
 }
+_MEASURES = {
+    "measure_clear": "Nach {measure} führt {method}: {mean} ({low} bis {high}), jenseits"
+    " zufälliger Werte ({chance}).",
+    "measure_unclear": "Nach {measure} führt {method} mit {mean} ({low} bis {high}), lässt"
+    " zufällige Werte ({chance}) aber nicht hinter sich.",
+}
+_CHOICE = {
+    "agree": "{first} und {second} teilen {shared} ihrer {top} stärksten Wörter (Rangkorrelation {tau}).",
+    "more_faithful": "Treuer ist hier {method} (Flächen um {gap} weiter auseinander).",
+    "chosen": "Von {tried} Verfahren ist hier {method} am treuesten (Flächen"
+    " zwischen Einfügen und Löschen: {all}).",
+    "llm_check": "Mit der Karte verglichen: {held} von {claims} Behauptungen stimmen.",
+    "llm_no_claim": "Nichts in diesem Text lässt sich mit der Karte vergleichen.",
+}
 _SMV = {
     "smv_first": "{kind} » {quote} « ist für die Vorhersage am wichtigsten.",
     "smv_next": "{kind} » {quote} « sticht ebenfalls hervor.",
@@ -108,7 +122,7 @@ _SMV = {
 LANGUAGE = Language(
     code="de",
     name="Deutsch",
-    templates={**_STRIP, **_VERDICT, **_TABLE, **_SMV},
+    templates={**_STRIP, **_VERDICT, **_TABLE, **_MEASURES, **_CHOICE, **_SMV},
     nouns={"word": ("Wort", "Wörter"), "token": ("Token", "Token"), "text": ("Text", "Texte")},
     small=(
         *("kein", "ein", "zwei", "drei", "vier", "fünf", "sechs"),

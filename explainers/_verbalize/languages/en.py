@@ -101,6 +101,20 @@ _TABLE = {
     "lowest": "The lowest {name} is {value} ({head}).",
     "mean": "The mean over all heads is {value}.",
 }
+_MEASURES = {
+    "measure_clear": "By {measure}, {method} leads: {mean} ({low} to {high}), beyond random"
+    " scores ({chance}).",
+    "measure_unclear": "By {measure}, {method} leads with {mean} ({low} to {high}), but"
+    " random scores ({chance}) are not left behind.",
+}
+_CHOICE = {
+    "agree": "{first} and {second} share {shared} of their {top} strongest words (rank correlation {tau}).",
+    "more_faithful": "The more faithful here is {method} (areas {gap} further apart).",
+    "chosen": "Of {tried} tried, {method} is the most faithful here (areas between"
+    " insertion and deletion: {all}).",
+    "llm_check": "Checked against the map: {held} of {claims} claims hold.",
+    "llm_no_claim": "Nothing in this text can be checked against the map.",
+}
 _SMV = {
     "smv_first": "The {kind} » {quote} « is most important for the prediction.",
     "smv_next": "The {kind} » {quote} « is also salient.",
@@ -113,7 +127,7 @@ _SMV = {
 LANGUAGE = Language(
     code="en",
     name="English",
-    templates={**_STRIP, **_VERDICT, **_TABLE, **_SMV},
+    templates={**_STRIP, **_VERDICT, **_TABLE, **_MEASURES, **_CHOICE, **_SMV},
     nouns={"word": ("word", "words"), "token": ("token", "tokens"), "text": ("text", "texts")},
     small=(
         *("no", "one", "two", "three", "four", "five", "six"),

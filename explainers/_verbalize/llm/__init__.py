@@ -62,7 +62,8 @@ def write_words(
             break
         asked = again(first, answers[-1].text, errors_of(checked))
     fell = bool(strict and errors_of(checked))
-    words = as_dataset(_fallen(checked, strip, tongue) if fell else _statements(checked, strip, language))
+    written = [] if fell else _statements(checked, strip, language)
+    words = as_dataset(_fallen(checked, strip, tongue) if fell else [*written, _tally(checked, tongue)])
     words.attrs = _attrs(strip, language) | _counts(checked) | _spent(server, answers)
     words.attrs |= {"prompt": prompt, "strict": strict, "fallback": fell, "answer": answers[-1].text}
     return words
@@ -170,6 +171,15 @@ def _statements(checked: FactCheck, strip: xr.Dataset, language: str) -> list[St
         tokens = tuple(t for i in sorted(own.named) for t in own.words.tokens[i])
         found.append(Statement(claim, own.marked().strip(), held, tokens))
     return found
+
+
+def _tally(checked: FactCheck, language: Language) -> Statement:
+    """How much of the text the map bears out."""
+    claims = len(checked.claims)
+    if not claims:
+        return Statement("llm_check", language.say("llm_no_claim"), 0.0)
+    held = claims - len(checked.unsupported)
+    return Statement("llm_check", language.say("llm_check", held=held, claims=claims), held / claims)
 
 
 def _fallen(checked: FactCheck, strip: xr.Dataset, language: Language) -> list[Statement]:
