@@ -16,6 +16,7 @@ _QUOTES = re.compile(
 _NUMBER = re.compile(r"(?<![\w.,])([+\-−]?)(\d+(?:[.,]\d+)?)(\s?%)?(?![\w]|[.,]\d)")
 _SENTENCE = re.compile(r"[^.!?\n]*(?:[.!?](?!\s|$)[^.!?\n]*)*(?:[.!?]+[\"”’'»«“]*|\n|$)")
 _NEGATED = re.compile(r"\b(?:not|no|never|n't|nicht|kein\w*)\b[^.;,]{0,14}$", re.IGNORECASE)
+_VISIBLE = {"␣": " ", "⏎": "\n", "⇥": "\t"}  # how `Language.quoted` shows blanks
 TOP = 5  # words that precision and recall of an explanation are about
 
 
@@ -130,7 +131,7 @@ class _Checker:
             self.facts += [float(self.words.shares[side].sum()), float(self.words.scores[side].sum())]
         order = np.argsort(-np.abs(self.words.scores), kind="stable")
         self.facts += _derived(self.words, strip)
-        self.order = [int(i) for i in order if self.words.is_word(int(i)) and self.words.scores[i]]
+        self.order = [int(i) for i in order if self.words.scores[i]]
 
     def check(self, text: str) -> FactCheck:
         claims: list[Claim] = []
@@ -164,7 +165,12 @@ class _Checker:
 
     def find(self, quote: str) -> list[list[int]]:
         """The words of each place where a quote stands, as whole words or as one token."""
-        wanted = _plain(quote)
+        if not set(quote) - _VISIBLE.keys():
+            blanks = [i for i, name in enumerate(self.words.names) if not name.strip()]
+            return [[i] for i in blanks]
+        wanted = _plain(
+            quote if set(self.input) & _VISIBLE.keys() else quote.translate(str.maketrans(_VISIBLE))
+        )
         if not wanted:
             return []
         left, right = (r"(?<!\w)" if wanted[0].isalnum() else ""), (r"(?!\w)" if wanted[-1].isalnum() else "")
@@ -206,9 +212,12 @@ class _Checker:
     ) -> list[Claim]:
         if not spans or not re.search(self.cues["first"], sentence, re.IGNORECASE):
             return []
-        sides = [self.order, [i for i in self.order if self.words.scores[i] > 0]]
-        if re.search(self.cues["against"], sentence, re.IGNORECASE):
-            sides.append([i for i in self.order if self.words.scores[i] < 0])
+        signs = [0, 1] + ([-1] if re.search(self.cues["against"], sentence, re.IGNORECASE) else [])
+        sides = [
+            [i for i in order if not sign or sign * self.words.scores[i] > 0]
+            for sign in signs
+            for order in (self.order, [i for i in self.order if self.words.is_word(i)])
+        ]
         claims = []
         for match, where in spans:
             held = {i for run in where for i in run}

@@ -20,10 +20,10 @@ def table_statements(data: xr.Dataset, language: Language) -> list[Statement]:
         InputError: a table without any finite number.
     """
     name, unit = str(data.attrs["value"]), str(data.attrs["unit"])
-    table, suffix = _table(data), "" if unit == "1" else f" {unit}"
+    table, suffix = table_of(data), "" if unit == "1" else f" {unit}"
     label, found = name.replace("_", " "), []
     for claim, highest in (("highest", True), ("lowest", False)):
-        head, value = _head(table, highest, language)
+        head, value = head_of(table, highest, language)
         text = language.say(claim, name=label, value=f"{_figure(value, language)}{suffix}", head=head)
         found.append(Statement(claim, text, value))
     mean = float(table.mean())
@@ -33,7 +33,7 @@ def table_statements(data: xr.Dataset, language: Language) -> list[Statement]:
 
 def sinks_statements(data: xr.Dataset, language: Language) -> list[Statement]:
     """How much heads give to the first token, and to which later ones."""
-    _table(data)
+    table_of(data)
     settings = json.loads(data.attrs["parameters"])
     first, rate = data["first_token"], data["sink_rate"]
     text = language.say(
@@ -50,7 +50,7 @@ def sinks_statements(data: xr.Dataset, language: Language) -> list[Statement]:
         claim = "layers_without_1" if len(none) == 1 else "layers_without"
         text = language.say(claim, layers=layer_ranges(none, language))
         found.append(Statement("layers_without", text, float(len(none))))
-    head, top = _head(first, True, language)
+    head, top = head_of(first, True, language)
     found.append(
         Statement("strongest", language.say("strongest", head=head, share=language.percent(top)), top)
     )
@@ -59,11 +59,11 @@ def sinks_statements(data: xr.Dataset, language: Language) -> list[Statement]:
 
 def entropy_statements(data: xr.Dataset, language: Language) -> list[Statement]:
     """How widely heads spread their attention."""
-    unit, table, keys = f"{data.attrs['unit']}s", _table(data), data["effective_keys"]
+    unit, table, keys = f"{data.attrs['unit']}s", table_of(data), data["effective_keys"]
     mean = float(keys.mean())
     found = [Statement("mean", language.say("entropy_mean", mean=language.number(mean, 1)), mean)]
     for claim, highest in (("most_focused", False), ("widest", True)):
-        head, value = _head(table, highest, language)
+        head, value = head_of(table, highest, language)
         text = language.say(claim, head=head, value=language.number(value), unit=unit)
         found.append(Statement(claim, text, value))
     normal = data["normalized"].mean("head")
@@ -86,7 +86,12 @@ def layer_ranges(layers: list[int], language: Language) -> str:
     return language.listing([f"{a}" if a == b else f"{a}–{b}" for a, b in parts])
 
 
-def _table(data: xr.Dataset) -> xr.DataArray:
+def table_of(data: xr.Dataset) -> xr.DataArray:
+    """The primary variable.
+
+    Raises:
+        InputError: it has no finite number.
+    """
     table = data[data.attrs["value"]]
     if not np.isfinite(table.values).any():
         raise InputError(f"the table {data.attrs['value']!r} has no finite number to put into words")
@@ -97,7 +102,7 @@ def _figure(value: float, language: Language) -> str:
     return f"{value:.3g}".replace(".", language.decimal)
 
 
-def _head(table: xr.DataArray, highest: bool, language: Language) -> tuple[str, float]:
+def head_of(table: xr.DataArray, highest: bool, language: Language) -> tuple[str, float]:
     """Name and value of the extreme head."""
     values = np.where(np.isfinite(table.values), table.values, -np.inf if highest else np.inf)
     layer, head = np.unravel_index(int(values.argmax() if highest else values.argmin()), values.shape)
@@ -107,7 +112,7 @@ def _head(table: xr.DataArray, highest: bool, language: Language) -> tuple[str, 
 
 def _later(data: xr.Dataset, rule: str, language: Language) -> list[Statement]:
     later = data["later_sinks"]
-    mean, (head, most) = float(later.mean()), _head(later, True, language)
+    mean, (head, most) = float(later.mean()), head_of(later, True, language)
     if most == 0:
         return [Statement("later_sinks", language.say("no_later_sinks", rule=rule), 0.0)]
     figures = {"mean": language.number(mean), "most": language.number(most, 1)}

@@ -92,6 +92,14 @@ _TABLE = {
     "widest": "Am weitesten verteilt ist {head} (Entropie {value} {unit}).",
     "most_focused_layer": "Die am stärksten gebündelte Schicht ist {layer}: im Mittel {share} der höchstmöglichen "
     "Entropie.",
+    "head_for": "Am stärksten für {target} spricht {head} ({value}).",
+    "head_against": "Am stärksten dagegen spricht {head} ({value}).",
+    "heads_removed_1": "Ohne den wichtigsten von {heads} Köpfen bewegt sich der Wert um {change}; ohne einen"
+    " zufälligen um {random} ± {spread} ({larger} von {sets} zufälligen Köpfen bewegen ihn"
+    " mehr).",
+    "heads_removed": "Ohne die {count} wichtigsten von {heads} Köpfen bewegt sich der Wert um {change}; ohne"
+    " ebenso viele zufällige um {random} ± {spread} ({larger} von {sets} zufälligen Mengen"
+    " bewegen ihn mehr).",
     "highest": "Das höchste {name} ist {value} ({head}).",
     "lowest": "Das niedrigste {name} ist {value} ({head}).",
     "mean": "Das Mittel über alle Köpfe ist {value}.",

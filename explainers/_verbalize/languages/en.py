@@ -97,6 +97,12 @@ _TABLE = {
     "most_focused": "The most focused head is {head} (entropy {value} {unit}).",
     "widest": "The most widely spread head is {head} (entropy {value} {unit}).",
     "most_focused_layer": "The most focused layer is {layer}: on average {share} of the highest entropy possible.",
+    "head_for": "The head that speaks most strongly for {target} is {head} ({value}).",
+    "head_against": "The one most strongly against it is {head} ({value}).",
+    "heads_removed_1": "Without the most important of {heads} heads the score moves by {change}; without a random"
+    " one by {random} ± {spread} ({larger} of {sets} random heads move it more).",
+    "heads_removed": "Without the {count} most important of {heads} heads the score moves by {change}; without"
+    " as many random ones by {random} ± {spread} ({larger} of {sets} random sets move it more).",
     "highest": "The highest {name} is {value} ({head}).",
     "lowest": "The lowest {name} is {value} ({head}).",
     "mean": "The mean over all heads is {value}.",
