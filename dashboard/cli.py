@@ -29,7 +29,7 @@ models_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 app.add_typer(models_app, name="models")
 app.add_typer(mil_app, name="mil")
 
-_state = {"debug": False}
+_state: dict[str, Any] = {"debug": False, "arguments": []}
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output and nothing else.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
@@ -61,20 +61,58 @@ def explain(
     source: Annotated[
         str,
         typer.Argument(
-            help="A text, the name of a text file, or - for standard input.", metavar="TEXT|FILE|-"
+            help="A text, a text file, - for standard input; for many, a folder or a .jsonl file.",
+            metavar="TEXT|FILE|FOLDER|-",
         ),
     ],
     model: Model = "sentiment",
     method: Annotated[
         str | None,
-        typer.Option(help="integrated_gradients, gradient_x_input, occlusion or attention_received."),
+        typer.Option(
+            help="integrated_gradients, gradient_x_input, occlusion, attention_received, or auto: the most faithful here."
+        ),
+    ] = None,
+    compare: Annotated[
+        str | None, typer.Option(help="Methods joined by commas, shown beside each other.", metavar="A,B")
     ] = None,
     target: Annotated[
         str | None, typer.Option(help="Label or next token to explain; default: the model's own answer.")
     ] = None,
+    contrast: Annotated[
+        str | None, typer.Option(help="Explain why the target and not this label or token.")
+    ] = None,
+    answer: Annotated[
+        int | None, typer.Option(help="Language models: explain the whole answer of up to so many tokens.")
+    ] = None,
     html: Html = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the same as Markdown.", metavar="PATH")] = None,
     json: Json = False,
     device: Device = "auto",
+    language: Annotated[str, typer.Option(help="Of the sentences: en or de.")] = "en",
+    search: Annotated[
+        str, typer.Option(help="How phrases are found: segments, windows, published.")
+    ] = "segments",
+    unit: Annotated[str, typer.Option(help="What is named: auto, word, phrase, sentence.")] = "auto",
+    verbalizer: Annotated[
+        str, typer.Option(help="template, or llm: a language model, checked.")
+    ] = "template",
+    base_url: Annotated[
+        str | None, typer.Option(help="llm: an OpenAI-compatible server; its key from OPENAI_API_KEY.")
+    ] = None,
+    llm: Annotated[str, typer.Option(help="llm: the model's name there; left open: the first.")] = "",
+    prompt: Annotated[str, typer.Option(help="llm: checked, or published.")] = "checked",
+    strict: Annotated[
+        int, typer.Option(help="llm: ask again so often where the map disagrees, then use templates.")
+    ] = 0,
+    timeout: Annotated[float, typer.Option(help="llm: seconds for one request.")] = 60.0,
+    cache: Annotated[bool, typer.Option(help="llm: keep answers, so that a question costs once.")] = True,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Many texts: folder of the results.", metavar="FOLDER")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Many texts: go on with a run that was killed.")
+    ] = False,
+    on_error: Annotated[str, typer.Option(help="Many texts: stop or skip.", metavar="stop|skip")] = "stop",
     baseline: Annotated[
         str | None, typer.Option(help="What stands for an absent token: auto, mask, pad, mean, zero.")
     ] = None,
@@ -94,11 +132,14 @@ def explain(
 
     In words, in colours, and with a test of whether the model really depends on them.
     """
-    from probe.dashboard.explain_command import explain as command
+    from probe.dashboard import explain_options as options
+    from probe.dashboard.inputs import is_many
 
     parameters = {
         "method": method,
         "target": target,
+        "contrast": contrast,
+        "answer": answer,
         "baseline": baseline,
         "n_steps": n_steps,
         "layers": layers,
@@ -108,7 +149,61 @@ def explain(
         "batch_size": batch_size,
         "max_tokens": max_tokens,
     }
-    return command(source, model, device, html, json, parameters)
+    words = options.Words(verbalizer, language, search, unit, base_url, llm, prompt, strict, timeout, cache)
+    line = options.command_line(_state["arguments"])
+    if is_many(source):
+        if html or markdown or compare:
+            raise typer.BadParameter("--html, --markdown and --compare go with one text")
+        from probe.dashboard.explain_many import explain_many
+
+        many: dict[str, Any] = {"resume": resume, "on_error": on_error, "as_json": json, "command": line}
+        return explain_many(source, model, device, parameters, words=words, folder=folder, **many)
+    if folder or resume or on_error != "stop":
+        raise typer.BadParameter("--out, --resume and --on-error go with a folder or a .jsonl file")
+    from probe.dashboard.explain_command import explain as command
+
+    places = options.Places(html, markdown, json)
+    return command(
+        source, model, device, parameters, words=words, places=places, compare=compare, command=line
+    )
+
+
+@app.command()
+def evaluate(
+    source: Annotated[
+        Path, typer.Argument(help="A folder, a .jsonl file, or a text a line.", metavar="TEXTS")
+    ],
+    model: Model = "sentiment",
+    methods: Annotated[str | None, typer.Option(help="Joined by commas; left open: all.")] = None,
+    baselines: Annotated[
+        str | None, typer.Option(help="Joined by commas: auto, mask, pad, mean, zero.")
+    ] = None,
+    count: Annotated[int | None, typer.Option(help="Draw so many of the texts.")] = None,
+    sanity: Annotated[int | None, typer.Option(help="Texts for the checks with random weights.")] = None,
+    n_steps: Annotated[int | None, typer.Option(help="Points on the path of integrated gradients.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Inputs in one forward pass.")] = None,
+    html: Html = None,
+    json: Json = False,
+    device: Device = "auto",
+) -> int:
+    """Measure how faithful saliency methods are.
+
+    On a set of texts, beside random scores, with confidence intervals.
+    """
+    from probe.dashboard.evaluate_command import evaluate as command
+    from probe.dashboard.explain_options import command_line
+
+    settings: dict[str, Any] = {
+        "methods": None if methods is None else [m.strip() for m in methods.split(",") if m.strip()],
+        "baselines": None if baselines is None else [b.strip() for b in baselines.split(",") if b.strip()],
+        "sanity": sanity,
+        "n_steps": n_steps,
+        "seed": seed,
+        "batch_size": batch_size,
+    }
+    line = command_line(_state["arguments"])
+    return command(source, model, device, settings, count=count, html=html, as_json=json, command=line)
 
 
 @app.command()
@@ -278,7 +373,7 @@ def run_line(arguments: list[str]) -> int:
     Returns:
         The exit code (see `failure.guarded`); nothing is raised.
     """
-    _state["debug"] = False
+    _state.update(debug=False, arguments=arguments)
     return guarded(
         lambda: app(args=arguments, prog_name="probe", standalone_mode=False), debug=lambda: _state["debug"]
     )

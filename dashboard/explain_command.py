@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probe.dashboard.explain_options import Places, Words
 from probe.dashboard.failure import say
 from probe.dashboard.source import read_source
 from probe.dashboard.terminal import busy, out, quiet_stdout
@@ -14,25 +14,16 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-def check_page(path: Path | None) -> None:
-    """Refuse, before any work, a place where no report can be written.
-
-    Args:
-        path: Of the HTML file, or None.
-
-    Raises:
-        InputError: A folder, or a file in a folder that does not exist.
-    """
-    if path is None:
-        return
-    if path.is_dir():
-        raise InputError(f"--html {path} is a folder, expected a file name such as {path / 'report.html'}")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"--html {path}: the folder {path.absolute().parent} does not exist: make it first")
-
-
 def explain(
-    source: str, model: str, device: str, html: Path | None, as_json: bool, parameters: dict[str, Any]
+    source: str,
+    model: str,
+    device: str,
+    parameters: dict[str, Any],
+    *,
+    words: Words = Words(),
+    places: Places = Places(),
+    compare: str | None = None,
+    command: str = "",
 ) -> int:
     """Explain one text and show the result.
 
@@ -40,41 +31,100 @@ def explain(
         source: Text, file or `-`.
         model: Name for `probe.load`.
         device: `auto`, `cpu`, `cuda`, …
-        html: Where to write a report, or None.
-        as_json: Print JSON instead of words.
         parameters: Of `saliency`; what is None is left to its default.
+        words: How the result becomes sentences.
+        places: Where it goes.
+        compare: Methods joined by commas, to be shown beside each other; None for one.
+        command: The command line, kept in the result.
 
     Returns:
         0.
     """
-    check_page(html)
+    places.check()
+    words.check()
     text = read_source(source)
     given = {name: value for name, value in parameters.items() if value is not None}
+    methods = _methods(compare, given)
     with quiet_stdout(), busy(f"explaining with {model}"):
-        result, words = _compute(text, model, device, given)
-    if html is not None:
-        from probe import viz
-
-        viz.report(result, html, title=f"probe explain · {model}", texts=words)
-    if as_json:
+        found = _compute(
+            text, model, device, [given | {"method": name} if name else given for name in methods], words
+        )
+    for result, _ in found:
+        result.attrs["command"] = command
+    _write(found, places, f"probe explain · {model}")
+    if places.as_json:
         from probe.dashboard import as_json as documents
 
-        documents.emit(documents.explanation(result, words))
+        each = [documents.explanation(result, told) for result, told in found]
+        documents.emit(each[0] if compare is None else {"compared": each, "agreement": _agreement(found)})
     else:
-        from probe.dashboard.render import show_explanation
-
-        show_explanation(out(), result, [str(sentence) for sentence in words["text"].values])
-    if html is not None:
-        say(f"report written: {html}")
+        _show(found)
+    for path in (places.html, places.markdown):
+        if path is not None:
+            say(f"report written: {path}")
     return 0
 
 
-def _compute(text: str, model: str, device: str, parameters: dict[str, Any]) -> tuple[xr.Dataset, xr.Dataset]:
+def _methods(compare: str | None, given: dict[str, Any]) -> list[str]:
+    if compare is None:
+        return [""]
+    names = [name.strip() for name in compare.split(",") if name.strip()]
+    if len(set(names)) < 2 or len(set(names)) < len(names):
+        raise InputError(f"--compare {compare}, expected two or more different methods joined by commas")
+    if "method" in given:
+        raise InputError("--compare names the methods: leave --method out")
+    return names
+
+
+def _compute(
+    text: str, model: str, device: str, runs: list[dict[str, Any]], words: Words
+) -> list[tuple[xr.Dataset, xr.Dataset]]:
     import probe
     from probe import explainers as ex
     from probe.dashboard.provenance import stamp
 
-    loaded = probe.load(model, device=device)
-    result = ex.saliency(loaded, text, **parameters)
-    stamp(result, loaded)
-    return result, ex.verbalization(result)
+    loaded, write, found = probe.load(model, device=device), words.writer(), []
+    for parameters in runs:
+        result = ex.saliency(loaded, text, **parameters)
+        stamp(result, loaded)
+        told = write(result)
+        spent = ("verbalizer", "server", "prompt_tokens", "completion_tokens", "cost_usd", "fallback")
+        result.attrs |= {name: told.attrs[name] for name in spent if name in told.attrs}
+        found.append((result, told))
+    return found
+
+
+def _sentences(told: xr.Dataset) -> list[str]:
+    return [str(sentence) for sentence in told["text"].values]
+
+
+def _write(found: list[tuple[xr.Dataset, xr.Dataset]], places: Places, title: str) -> None:
+    if places.html is not None:
+        from probe import viz
+
+        told: Any = found[0][1] if len(found) == 1 else [a["sentence"] for a in _agreement(found)]
+        viz.report([result for result, _ in found], places.html, title=title, texts=told)
+    if places.markdown is not None:
+        from probe import viz
+
+        pages = [viz.markdown(result, _sentences(told)) for result, told in found]
+        places.markdown.write_text("\n".join(pages), encoding="utf-8")
+
+
+def _show(found: list[tuple[xr.Dataset, xr.Dataset]]) -> None:
+    from probe.dashboard.render import show_explanation
+
+    console = out()
+    for result, told in found:
+        show_explanation(console, result, _sentences(told))
+        if len(found) > 1:
+            console.print()
+    if len(found) > 1:
+        for pair in _agreement(found):
+            console.print(pair["sentence"])
+
+
+def _agreement(found: list[tuple[xr.Dataset, xr.Dataset]]) -> list[dict[str, Any]]:
+    from probe.explainers._verbalize.agreement import agreement
+
+    return agreement([result for result, _ in found])

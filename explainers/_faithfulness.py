@@ -1,21 +1,20 @@
 """Faithfulness: does the answer fall and rise with the parts that an explanation names, beyond chance?"""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from probe.errors import InputError
-from probe.explainers.wording import probability as worded
+from probe.explainers._verbalize.languages.en import LANGUAGE as ENGLISH
+from probe.explainers._verbalize.verdict import LEAST_WORSE, verdict
 
 __all__ = ["faithfulness_curves"]
 
 Floats = NDArray[np.float64]
 Probability = Callable[[NDArray[np.bool_]], Floats]
 LEVEL = 0.05
-LEAST_WORSE = 0.8
 TIE = 1e-6  # differences of areas below this are rounding
 SMALLEST_RANGE = 0.05
 SMALLEST_GAIN = 0.02  # an order that wins by less says nothing, however surely it wins
@@ -92,8 +91,8 @@ def faithfulness_curves(
     found.attrs = {f"{name}_auc": float(area[0]) for name, area in areas.items()}
     found.attrs |= {f"{name}_auc_random": float(area[2:].mean()) for name, area in areas.items()}
     found.attrs |= _judge(areas["insertion"] - areas["deletion"], float(np.ptp(deletion)))
-    found.attrs |= {"n_random": len(orders) - 2, "seed": seed}
-    found.attrs["faithfulness_verdict"] = _sentence(found, counts, stand_in)
+    found.attrs |= {"n_random": len(orders) - 2, "seed": seed, "parts": len(scores), "stand_in": stand_in}
+    found.attrs["faithfulness_verdict"] = verdict(found, ENGLISH)
     return found
 
 
@@ -145,41 +144,3 @@ def _judge(difference: Floats, reach: float) -> dict[str, str | float | int]:
         "random_worse": worse,
         "probability_range": reach,
     }
-
-
-def _sentence(found: xr.Dataset, counts: NDArray[np.int64], stand_in: str) -> str:
-    attrs, size = found.attrs, int(counts[-1])
-    if attrs["faithfulness"] == "undecided":
-        return (
-            f"Whatever is replaced by the {stand_in}, the target's probability moves by no more than "
-            f"{attrs['probability_range']:.3f}, so this measure cannot tell whether the scores are faithful."
-        )
-    deletion, deletion_random = found["deletion"].values, found["deletion_random"].values
-    early = (counts > 0) & (counts <= (size + 1) // 2)
-    step = int(np.argmax(np.where(early, deletion_random - deletion, -np.inf)))
-    count = int(counts[step])
-    tokens = "the highest-scored token" if count == 1 else f"the {count} highest-scored tokens"
-    start, own, chance = (worded(c[s]) for c, s in ((deletion, 0), (deletion, step), (deletion_random, step)))
-    moved = (
-        f"Replacing {tokens} of {size} by the {stand_in} takes the target's probability from {start} "
-        f"to {own} (random tokens: {chance})"
-    )
-    return f"{moved}, {_comparison(attrs)}"
-
-
-def _comparison(attrs: dict[str, Any]) -> str:
-    random, better, worse = attrs["n_random"], attrs["random_better"], attrs["random_worse"]
-    sigma = f"{attrs['faithfulness_sigma']:.1f}σ".replace("-", "−")
-    verb = "does" if better == 1 else "do"
-    if attrs["faithfulness"] == "faithful":
-        none = "none" if better == 0 else f"only {better}"
-        verb = "does" if better < 2 else "do"
-        return f"and {none} of {random} random orders {verb} better ({sigma}): the scores are faithful here."
-    if not better and worse >= LEAST_WORSE * random:
-        gain = attrs["insertion_auc"] - attrs["deletion_auc"]
-        reason = f"the order hardly matters (areas {gain:.3f} apart)"
-    elif better:
-        reason = f"{better} of {random} random orders {verb} better"
-    else:
-        reason = f"{random - worse} of {random} random orders do as well"
-    return f"but {reason} ({sigma}): the scores are not shown to be faithful here."

@@ -33,6 +33,7 @@ KINDS: dict[str, tuple[str, ...] | None] = {
     "head_table": ("layer", "head"),
     "token_strip": ("token",),
     "text": ("statement",),
+    "measure_table": ("method", "measure"),
     "map2d": None,
     "image_overlay": None,
     "embedding": ("point", "axis"),
@@ -54,6 +55,7 @@ _KIND_VARIABLES: dict[str, tuple[str, ...]] = {
     "embedding": ("axis",),
     "concentration": ("k", "name", "label", "instances", "entropy", "effective", "activated", "overlap"),
     "slide_overlay": ("percentile", "x", "y", "region", "region_patches", "region_mass"),
+    "measure_table": ("method", "measure", "low", "high", "count", "better"),
 }
 
 

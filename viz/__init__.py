@@ -1,8 +1,8 @@
 """Figures and reports: one result in, one picture out; what is drawn depends on `result.attrs["kind"]` alone.
 
 `viz.draw(result)` and `viz.draw_faithfulness(result)` return Plotly figures, `viz.report(results, path)`
-writes one HTML file that needs no network. The modules behind them are private: a function and a submodule
-of one name would shadow each other.
+writes one HTML file that needs no network, `viz.markdown(result, sentences)` gives Markdown. The modules behind
+them are private: a function and a submodule of one name would shadow each other.
 """
 
 from importlib import import_module as _import_module
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from probe.viz._draw import draw, draw_faithfulness
     from probe.viz._linked import linked
+    from probe.viz._markdown import markdown
     from probe.viz._report import report
     from probe.viz._slide_files import slide_geojson, slide_png, write_geojson
 
@@ -18,13 +19,23 @@ _HOME = {
     "draw": "probe.viz._draw",
     "draw_faithfulness": "probe.viz._draw",
     "linked": "probe.viz._linked",
+    "markdown": "probe.viz._markdown",
     "report": "probe.viz._report",
     "slide_geojson": "probe.viz._slide_files",
     "slide_png": "probe.viz._slide_files",
     "write_geojson": "probe.viz._slide_files",
 }
 
-__all__ = ["draw", "draw_faithfulness", "linked", "report", "slide_geojson", "slide_png", "write_geojson"]
+__all__ = [
+    "draw",
+    "draw_faithfulness",
+    "linked",
+    "markdown",
+    "report",
+    "slide_geojson",
+    "slide_png",
+    "write_geojson",
+]
 
 
 def __getattr__(name: str) -> object:

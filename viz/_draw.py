@@ -10,6 +10,7 @@ from probe.viz._embedding import draw_embedding
 from probe.viz._faithfulness import draw_faithfulness
 from probe.viz._head_table import draw_head_table
 from probe.viz._slide import draw_slide
+from probe.viz._measure_table import draw_measure_table
 from probe.viz._token_strip import draw_token_strip
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ DRAWERS: dict[str, Callable[[xr.Dataset], go.Figure]] = {
     "embedding": draw_embedding,
     "head_table": draw_head_table,
     "slide_overlay": draw_slide,
+    "measure_table": draw_measure_table,
     "token_strip": draw_token_strip,
 }
 

@@ -34,12 +34,19 @@ def saliency(
             "integrated_gradients",
             "gradient_x_input",
             "attention_received",
-            help="how tokens are scored; attention_received has no sign",
+            "auto",
+            help="how tokens are scored; attention_received has no sign; auto: what is most faithful here",
         ),
     ] = "occlusion",
     target: Annotated[
         str | None, Text("label, or next token, to explain; left open: the model's own prediction")
     ] = None,
+    contrast: Annotated[
+        str | None, Text("label, or next token, to set the target against: why this and not that")
+    ] = None,
+    answer: Annotated[
+        int, Interval(0, 1024, "language models: explain the whole own answer of up to so many tokens")
+    ] = 0,
     baseline: Annotated[
         str,
         Choice(
@@ -76,9 +83,14 @@ def saliency(
     Args:
         model: from `probe.load`.
         text: the input, not empty.
-        method: see above.
+        method: see above; "auto" runs the signed ones and keeps the one with the largest insertion AUC − deletion
+            AUC on this text (attribute `tried` has all). It then stands under its own name.
         target: a label name or id for a classifier; for a language model a text that is one token (mind the
             leading space: " Paris").
+        contrast: as `target`; the score is then the log-odds of the target against it, log(p / q), and
+            faithfulness is measured on p / (p + q).
+        answer: the target is what the model writes by greedy decoding; the score is the log-probability of these
+            tokens in their order, its probability the geometric mean over them. 0: the next token alone.
         baseline: "auto" takes the mask token, else the mean of all embeddings; "zero" is the zero vector.
         n_steps: points on the path; the attribute `convergence_delta` says what they leave open.
         layers: which layers attention_received averages.
@@ -101,6 +113,8 @@ def saliency(
 
     settings: dict[str, Any] = {
         "method": method,
+        "contrast": contrast,
+        "answer": answer,
         "baseline": baseline,
         "n_steps": n_steps,
         "layers": layers,

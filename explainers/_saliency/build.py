@@ -1,5 +1,6 @@
 """From a model and a text to the labelled result."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -7,11 +8,12 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from probe.errors import ModelError
+from probe.errors import InputError, ModelError
 from probe.explainers._faithfulness import faithfulness_curves
 from probe.explainers._saliency.methods import METHODS, Scores, attention_received, baseline_of
 from probe.explainers._saliency.subject import Subject, open_subject
-from probe.explainers._saliency.target import SCORES
+from probe.explainers._verbalize.languages import language_of
+from probe.explainers._verbalize.verdict import verdict
 from probe.record import strings
 
 LIMIT_GRADIENTS, LIMIT_MANY_RUNS = 2048, 512
@@ -23,30 +25,60 @@ def explain_text(
 ) -> xr.Dataset:
     """Score the tokens and, if `orders` are given, measure how faithful the scores are (see `saliency`)."""
     method = settings["method"]
-    many_runs = method == "occlusion" or orders is not None
+    if method == "auto" and orders is None:
+        raise InputError("method = 'auto' goes by measured faithfulness: leave faithfulness on")
+    many_runs = method in ("occlusion", "auto") or orders is not None
     limit = settings["max_tokens"] or (LIMIT_MANY_RUNS if many_runs else LIMIT_GRADIENTS)
+    named = {name: settings[name] for name in ("contrast", "answer")}
     with torch.inference_mode(False), torch.enable_grad():
-        subject = open_subject(loaded, text, target, limit, settings["batch_size"])
+        subject = open_subject(loaded, text, target, limit, settings["batch_size"], **named)
         absent, kind = baseline_of(subject, loaded.processor, settings["baseline"])
-        if method == "attention_received":
-            scores, notes = (
-                _from_record(loaded, text, subject, settings["layers"]),
-                {"layers": settings["layers"]},
-            )
-        else:
-            scores, notes = METHODS[method](subject, absent, settings["n_steps"])
-        if not np.isfinite(scores).all():
-            raise ModelError(
-                f"{method} gives scores that are not finite (NaN or infinite): the gradients are broken"
-            )
-        result = _dataset(subject, scores, method)
-        result.attrs |= {"model": str(loaded.name), "input": text, "baseline": kind, **notes}
-        if orders is not None:
-            result = _with_faithfulness(result, subject, absent, _STAND_IN[kind], orders)
+
+        def scored(by: str) -> xr.Dataset:
+            result = _scored(loaded, text, subject, absent, by, settings)
+            result.attrs |= {"model": str(loaded.name), "input": text, "baseline": kind}
+            if orders is None:
+                return result
+            return _with_faithfulness(result, subject, absent, _STAND_IN[kind], orders)
+
+        return scored(method) if method != "auto" else _most_faithful([scored(by) for by in METHODS])
+
+
+def _most_faithful(results: list[xr.Dataset]) -> xr.Dataset:
+    """The result whose curves lie furthest apart; its attribute `tried` says how far, for each method."""
+    gains = [float(one.attrs["insertion_auc"]) - float(one.attrs["deletion_auc"]) for one in results]
+    found = results[int(np.argmax(gains))]
+    tried = {one.attrs["method"]: round(gain, 4) for one, gain in zip(results, gains, strict=True)}
+    found.attrs["tried"] = json.dumps(tried)
+    return found
+
+
+def _scored(
+    loaded: Any, text: str, subject: Subject, absent: torch.Tensor, method: str, settings: dict[str, Any]
+) -> xr.Dataset:
+    notes: dict[str, Any]
+    if method == "attention_received":
+        scores, notes = (
+            from_record(loaded, text, subject, settings["layers"]),
+            {"layers": settings["layers"]},
+        )
+    else:
+        scores, notes = METHODS[method](subject, absent, settings["n_steps"])
+    if not np.isfinite(scores).all():
+        raise ModelError(
+            f"{method} gives scores that are not finite (NaN or infinite): the gradients are broken"
+        )
+    result = _dataset(subject, scores, method)
+    result.attrs |= notes
     return result
 
 
-def _from_record(loaded: Any, text: str, subject: Subject, layers: str) -> Scores:
+def from_record(loaded: Any, text: str, subject: Subject, layers: str) -> Scores:
+    """The scores of attention_received, from a capture of the same text.
+
+    Raises:
+        ModelError: capture cuts the text into other tokens.
+    """
     from probe import capture
 
     trace = capture(loaded, text, stats=("received",))
@@ -76,9 +108,13 @@ def _dataset(subject: Subject, scores: Scores, method: str) -> xr.Dataset:
         "target_probability": subject.probability(subject.embeddings).item(),
         "prediction": target.prediction,
         "prediction_probability": target.prediction_probability,
-        "score_explained": SCORES[target.rule],
+        "score_explained": target.score_explained,
         "score_value": value,
     }
+    if target.rival is not None:
+        result.attrs |= {"contrast": target.rival_name, "contrast_probability": target.rival_probability}
+    if target.answer:
+        result.attrs["answer_tokens"] = len(target.answer)
     return result
 
 
@@ -93,11 +129,13 @@ def _with_faithfulness(
             chosen = torch.zeros(len(part), absent.shape[1], 1, dtype=torch.bool, device=absent.device)
             chosen[:, places, 0] = torch.as_tensor(part, device=absent.device)
             found.append(
-                subject.probability(torch.where(chosen, absent, subject.embeddings)).double().cpu().numpy()
+                subject.preference(torch.where(chosen, absent, subject.embeddings)).double().cpu().numpy()
             )
         return np.concatenate(found)
 
     curves = faithfulness_curves(
         probability, result["score"].values[subject.tokens.places], stand_in=stand_in, **orders
     )
-    return xr.merge([result, curves], combine_attrs="no_conflicts", join="exact")
+    found = xr.merge([result, curves], combine_attrs="no_conflicts", join="exact")
+    found.attrs["faithfulness_verdict"] = verdict(found, language_of("en"))  # knows what the target is
+    return found

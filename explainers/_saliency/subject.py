@@ -1,7 +1,7 @@
 """What is explained: a model, a text and a target, as one differentiable score of the token embeddings."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from probe.errors import InputError, ModelError
+from probe.explainers._saliency.answer import answer_logits, own_answer
 from probe.explainers._saliency.target import Target, resolve_target
 from probe.explainers._saliency.tokens import Tokens, tokenize
 
@@ -29,19 +30,38 @@ class Subject:
 
     def score(self, embeddings: Tensor) -> Tensor:
         """The score [B], float32: log-odds of the label or log-probability of the next token [nat]."""
-        return self.target.score(logits_of(self.model, self.task, self.tokens, embeddings))
+        return self.target.score(self.logits(embeddings))
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """The logits [B, classes] that the target is about; of an answer [B, answer, vocabulary]."""
+        if self.target.answer:
+            return answer_logits(self.model, self.tokens, embeddings, self.target.answer)
+        return logits_of(self.model, self.task, self.tokens, embeddings)
 
     def probability(self, embeddings: Tensor) -> Tensor:
         """The target's probability [B], float32, in batches and without gradient."""
+        return self._in_batches(self.target.probability, embeddings)
+
+    def preference(self, embeddings: Tensor) -> Tensor:
+        """As `probability`, but against the contrast alone where there is one."""
+        return self._in_batches(self.target.preference, embeddings)
+
+    def _in_batches(self, read: Callable[[Tensor], Tensor], embeddings: Tensor) -> Tensor:
         with torch.no_grad():
-            parts = [
-                self.target.probability(logits_of(self.model, self.task, self.tokens, part))
-                for part in torch.split(embeddings, self.batch_size)
-            ]
+            parts = [read(self.logits(part)) for part in torch.split(embeddings, self.batch_size)]
         return torch.cat(parts)
 
 
-def open_subject(loaded: Any, text: str, target: str | None, limit: int, batch_size: int) -> Subject:
+def open_subject(
+    loaded: Any,
+    text: str,
+    target: str | None,
+    limit: int,
+    batch_size: int,
+    *,
+    contrast: str | None = None,
+    answer: int = 0,
+) -> Subject:
     """Tokenize, embed, run once and settle the target.
 
     Args:
@@ -50,6 +70,8 @@ def open_subject(loaded: Any, text: str, target: str | None, limit: int, batch_s
         target: label or next token; None takes the prediction.
         limit: most tokens taken.
         batch_size: inputs in one forward pass.
+        contrast: label or next token that the target is held against; None for all others.
+        answer: of a language model, explain its own whole answer of at most so many tokens.
 
     Raises:
         InputError: the text or the target cannot be used.
@@ -74,9 +96,11 @@ def open_subject(loaded: Any, text: str, target: str | None, limit: int, batch_s
         embeddings = embedding_layer(model)(tokens.inputs["input_ids"])
         logits = logits_of(model, task, tokens, embeddings)
         _check_logits(model, task, tokens, logits)
-    return Subject(
-        model, task, tokens, embeddings, resolve_target(logits[0], target, task, model, processor), batch_size
-    )
+    if answer:
+        found = own_answer(model, processor, task, tokens, answer, target or contrast)
+    else:
+        found = resolve_target(logits[0], target, contrast, task, model, processor)
+    return Subject(model, task, tokens, embeddings, found, batch_size)
 
 
 def embedding_layer(model: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""From token scores to words, and to the runs of words that stand out together."""
+"""From token scores to words and sentences, each with its place in the input."""
 
 import re
 from dataclasses import dataclass
@@ -11,6 +11,8 @@ from probe.errors import InputError
 
 Floats = NDArray[np.float64]
 _WORD = re.compile(r"\w+(?:['’\-]\w+)*|[^\w\s]+|\s+")
+_END = re.compile(r"[.!?…。！？।؟][\"'”’»)\]]*\s*$")
+_WIDE_END = re.compile(r"[。！？]")  # no blank follows them
 # writing without blanks between words: there a token stands for itself
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 
@@ -23,6 +25,7 @@ class Words:
     tokens: list[tuple[int, ...]]
     scores: Floats
     pieces: list[str]  # of all tokens of the strip
+    edges: list[tuple[int, int]]  # where each word stands in the joined text, blanks at its ends left out
 
     @property
     def shares(self) -> Floats:
@@ -39,18 +42,24 @@ class Words:
         """The text from one word to another, both included."""
         return "".join(self.pieces[i] for word in self.tokens[first : last + 1] for i in word)
 
+    def span(self, first: int, last: int) -> tuple[int, int]:
+        """First character and one past the last of a run of words, both included."""
+        return self.edges[first][0], self.edges[last][1]
+
+    def sentences(self) -> list[tuple[int, int]]:
+        """First and last word of each sentence: it ends at . ! ? … or their like, or at a line break."""
+        found, first = [], 0
+        for i, name in enumerate(self.names):
+            following = self.names[i + 1] if i + 1 < len(self.names) else "\n"
+            ends = _END.search(name) and (following[:1].isspace() or _WIDE_END.search(name))
+            if i + 1 == len(self.names) or ends or "\n" in name or following.startswith("\n"):
+                found.append((first, i))
+                first = i + 1
+        return found
+
     def indices(self, first: int, last: int) -> tuple[int, ...]:
         """The tokens from one word to another, both included."""
         return tuple(i for word in self.tokens[first : last + 1] for i in word)
-
-
-@dataclass(frozen=True)
-class Run:
-    """Neighbouring words; coverage is max(0, Σ of their scores) over Σ of all positive word scores."""
-
-    first: int
-    last: int
-    coverage: float
 
 
 def words_of(strip: xr.Dataset) -> Words:
@@ -70,6 +79,15 @@ def words_of(strip: xr.Dataset) -> Words:
         raise InputError("the result has no text token: there is nothing to put into words")
     if not np.isfinite(values).all():
         raise InputError("the result has scores that are not finite (NaN or infinite)")
+    return _joined(pieces, values, places)
+
+
+def join_words(pieces: list[str], scores: Floats) -> Words:
+    """Words from the pieces of text tokens alone and their scores; see `words_of`."""
+    return _joined(pieces, scores, list(range(len(pieces))))
+
+
+def _joined(pieces: list[str], values: Floats, places: list[int]) -> Words:
     text = "".join(pieces[i] for i in places)
     starts = {match.start() for match in _WORD.finditer(text) if not match.group().isspace()}
     groups: list[list[int]] = []
@@ -84,27 +102,18 @@ def words_of(strip: xr.Dataset) -> Words:
             groups[-1].append(i)
         position += len(pieces[i])
     names = ["".join(pieces[i] for i in group) for group in groups]
-    return Words(names, [tuple(g) for g in groups], np.array([values[g].sum() for g in groups]), pieces)
+    scores = np.array([values[g].sum() for g in groups])
+    return Words(names, [tuple(g) for g in groups], scores, pieces, _edges(names))
 
 
-def standing_runs(scores: Floats) -> list[Run]:
-    """Runs of words whose scores stand above an even share of the support, by falling coverage.
-
-    Each run is the segment with the largest sum of score − τ, τ = Σ positive scores / n, among what earlier
-    runs left; its ends stand above τ. Nothing is found where no score is positive.
-    """
-    support = float(scores[scores > 0].sum())
-    if support <= 0:
-        return []
-    excess = scores - support / len(scores)
-    runs = []
-    while True:
-        first, last, gain = _best_segment(excess)
-        if gain <= 1e-9 * support:
-            break
-        runs.append(Run(first, last, max(0.0, float(scores[first : last + 1].sum())) / support))
-        excess[first : last + 1] = -np.inf
-    return sorted(runs, key=lambda run: -run.coverage)
+def _edges(names: list[str]) -> list[tuple[int, int]]:
+    edges, position = [], 0
+    for name in names:
+        body = name.strip()
+        begin = position + (name.find(body) if body else 0)
+        edges.append((begin, begin + len(body or name)))
+        position += len(name)
+    return edges
 
 
 def effective_number(scores: Floats) -> float:
@@ -115,17 +124,3 @@ def effective_number(scores: Floats) -> float:
         return 0.0
     share = size[size > 0] / total
     return float(np.exp(-(share * np.log(share)).sum()))
-
-
-def _best_segment(values: Floats) -> tuple[int, int, float]:
-    """The segment with the largest sum (Kadane): first, last, sum; ties go to the earlier and shorter."""
-    best, found = -np.inf, (0, 0)
-    total, first = -np.inf, 0
-    for i, value in enumerate(values):
-        if total <= 0:
-            total, first = float(value), i
-        else:
-            total += float(value)
-        if total > best:
-            best, found = total, (first, i)
-    return found[0], found[1], float(best)

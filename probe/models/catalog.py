@@ -138,7 +138,7 @@ def cache_dir() -> Path:
 def installed_folder(entry: Entry) -> Path:
     """Where this entry's folder is or will be; named by the weights, so that a new pin meets no old copy."""
     if not entry.package:
-        return Path(__file__).resolve().parent / "zoo" / entry.name
+        return Path(__file__).resolve().parents[1] / "zoo" / entry.name
     return cache_dir() / f"{entry.name}-{entry.files[0][1][:12]}"
 
 

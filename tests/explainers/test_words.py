@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from probe import explainers as ex
 from probe.errors import InputError
-from probe.explainers._verbalize.words import standing_runs
+from probe.explainers._verbalize.search import standing_runs
 
 PIECES = ["We", " hope", " the", " plot", " is", " good", ",", " but", " it", " was", " long", "."]
 

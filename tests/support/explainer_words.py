@@ -123,14 +123,16 @@ def flat(m, g):
 
 
 def phrase(m, g):
-    """The coverage of the run of units that spells the phrase, gaps and all."""
-    quote, words, share = g
+    """The coverage of the run of units that spells the phrase, gaps and all, on the side that it names."""
+    quote, words, share, side = g
+    sign = -1 if (side or "").startswith("against") else 1
+    support = np.maximum(sign * m.scores, 0).sum()
     starts = [i for i in range(len(m.text)) if m.text.startswith(quote.strip("“”"), i)]
     for start in starts:
         stop = start + len(quote.strip("“”"))
         run = [score for (a, b), score in m.units.items() if start <= a and b <= stop]
-        if shown(max(0.0, sum(run)) / m.support) == share:
-            return len(re.findall(r"\w+(?:['’\-]\w+)*", quote)) == int(words)
+        if shown(max(0.0, sign * sum(run)) / support) == share:
+            return words is None or len(re.findall(r"\w+(?:['’\-]\w+)*", quote)) == int(words)
     return False
 
 
@@ -207,8 +209,8 @@ FORMS = [
     (rf"({QUOTE}) is the only word, so nothing .*", lambda m, g: m.names == [g[0].strip("“”")]),
     (r"These scores have no sign: .*()", lambda m, g: not m.attrs["signed"]),
     (
-        rf"The (?:phrase|passage) ({QUOTE}) \((\d+) words\) carries ({SHARE}) "
-        rf"of (?:the total|all that speaks for {QUOTE})\.",
+        rf"The (?:phrase|passage|sentence) ({QUOTE})(?: \((\d+) words\))? carries ({SHARE}) "
+        rf"of (?:the total|all that speaks (for|against) {QUOTE})\.",
         phrase,
     ),
     (rf"(?:What speaks most strongly for {QUOTE} is|The highest score is that of) ({ITEM})\.", top),
