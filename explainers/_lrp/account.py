@@ -21,6 +21,7 @@ class Conservation:
     stabilisers: float = 0.0  # the ε of denominators, and layers of which no part agrees with the rule
     softmax: float = 0.0  # what the linearised softmax of attention does not pass on
     pooling: float = 0.0  # overwritten by un-pooling (the "as_published" composite alone)
+    baseline: float = 0.0  # f(baseline), which integrated gradients and DeepLift leave out
 
     @property
     def ratio(self) -> float:
@@ -35,7 +36,8 @@ class Conservation:
     @property
     def rest(self) -> float:
         """What the account leaves open: rounding, for LRP; for other methods all that they do not explain."""
-        return self.output - self.input - self.biases - self.stabilisers - self.softmax - self.pooling
+        known = (self.input, self.biases, self.stabilisers, self.softmax, self.pooling, self.baseline)
+        return self.output - sum(known)
 
 
 @dataclass(frozen=True, eq=False)
