@@ -10,6 +10,7 @@ from probe.explainers._lrp.rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, Z
 if TYPE_CHECKING:
     from torch import Tensor
 
+_Z_PLUS, _EPSILON = ZPlus(), Epsilon()
 Pooling = Literal["winner", "average", "unpool"]
 Attention = Literal["attnlrp", "cp"]
 
@@ -47,9 +48,9 @@ class Composite:
     """
 
     name: str
-    convolution: Rule = ZPlus()
-    dense: Rule = Epsilon()
-    scaling: Rule = Epsilon()
+    convolution: Rule = _Z_PLUS
+    dense: Rule = _EPSILON
+    scaling: Rule = _EPSILON
     first: Rule | None = None
     low: Rule | None = None
     low_until: float = 0.5

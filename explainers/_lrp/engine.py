@@ -23,9 +23,8 @@ from probe.explainers._lrp.structure import carries, nodes_between, only_copies
 ALIASES = {
     "iadd": "add", "radd": "add", "isub": "sub", "subtract": "sub", "imul": "mul", "rmul": "mul", "multiply": "mul",
     "itruediv": "div", "truediv": "div", "true_divide": "div", "divide": "div", "mm": "matmul", "bmm": "matmul",
-    "rmatmul": "rmatmul", "ipow": "pow", "clip": "clamp", "negative": "neg", "absolute": "abs",
+    "ipow": "pow", "clip": "clamp", "negative": "neg", "absolute": "abs",
 }  # fmt: skip
-ASSIGNS = frozenset({"setitem", "copy", "index_copy", "index_put", "scatter", "masked_scatter", "fill"})
 Handler = Callable[["Engine", str, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 
@@ -45,6 +44,7 @@ class Engine(TorchFunctionMode):
         self.ids = ids  # token ids whose first embedding is the input that relevance ends at
         self.leaf: Tensor | None = None
         self._names = {id(module): name for name, module in model.named_modules()}
+        self._own = {id(value) for value in (*model.parameters(), *model.buffers())}
 
     def __torch_function__(
         self,
@@ -67,8 +67,10 @@ class Engine(TorchFunctionMode):
         with torch.enable_grad():
             base = ALIASES.get(name, name)
             handler = self.handlers.get(base, copies)
-            if handler is not copies and (raw in _IN_PLACE or (raw[-1] == "_" and raw[:2] != "__")):
-                return self._in_place(handler, base, args, kwargs)
+            if in_place(raw):
+                self._check_own(args[0], name)
+                if handler is not copies:
+                    return self._in_place(handler, base, args, kwargs)
             return handler(self, base, func, args, kwargs)
 
     def _in_place(self, handler: Handler, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -146,6 +148,12 @@ class Engine(TorchFunctionMode):
             if isinstance(layer.rule, Pass) and not layer.same_shape:
                 raise ModelError(f"the rule Pass was chosen for {layer.name}, whose output has another shape")
 
+    def _check_own(self, target: Any, name: str) -> None:
+        if id(target) in self._own:
+            raise self.refuse(
+                f"{name} into a parameter or buffer of the model", "it would keep the input's traces"
+            )
+
     def _is_input(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         ids = args[0] if args else kwargs.get("input")
         return (
@@ -159,7 +167,12 @@ class Engine(TorchFunctionMode):
             return self.leaf.clone()
 
 
-_IN_PLACE = frozenset({"__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__"})
+IN_PLACE = frozenset({"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__"})
+
+
+def in_place(raw: str) -> bool:
+    """Whether a function of this name changes its first argument."""
+    return raw in IN_PLACE or (raw[-1] == "_" and raw[:2] != "__")
 
 
 def copies(
@@ -171,7 +184,8 @@ def copies(
     for place, value in enumerate(flat):
         if isinstance(value, Tensor) and value.is_floating_point() and not carries(value):
             entered = engine.constant(value)
-            flat[place] = value.copy_(entered) if place == 0 and name in ASSIGNS else entered
+            changed = place == 0 and in_place(func.__name__)
+            flat[place] = value.copy_(entered) if changed else entered
     args, kwargs = pytree.tree_unflatten(flat, spec)
     found = func(*args, **kwargs)
     made = [value.grad_fn for value in (*pytree.tree_leaves(found), args[0]) if carries(value)]

@@ -19,6 +19,7 @@ def batch_norm(
     After a layer with weights it becomes part of that layer (weights · s, bias · s + t); elsewhere it is a layer of
     its own.
     """
+    del name
     names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
     given = dict(zip(names, args, strict=False)) | kwargs
     x, mean, variance = given["input"], given["running_mean"], given["running_var"]

@@ -63,6 +63,7 @@ def addmm(engine: Engine, name: str, func: Func, args: Args, kwargs: Kwargs) -> 
 
 def matmul(engine: Engine, name: str, func: Func, args: Args, kwargs: Kwargs) -> Tensor:
     """A product with a constant matrix on the right is a dense layer, on the left a mixture; of two, half for each."""
+    del func
     a, b = args if not kwargs else bound(("input", "other"), args, kwargs).values()
     if name == "rmatmul":
         a, b = b, a
@@ -86,6 +87,7 @@ def einsum(engine: Engine, name: str, func: Func, args: Args, kwargs: Kwargs) ->
 
 def add(engine: Engine, name: str, func: Func, args: Args, kwargs: Kwargs) -> Tensor:
     """Sums and differences: by what each summand contributes; constants take their own share."""
+    del name
     like = next(value for value in args if carries(value))
     args = tuple(v if carries(v) else engine.constant(v, like) for v in args[:2]) + args[2:]
     return engine.proportional(lambda *xs: func(*xs, *args[2:], **kwargs), *args[:2])
@@ -119,9 +121,7 @@ def multiply(engine: Engine, name: str, func: Func, args: Args, kwargs: Kwargs) 
     a, b = bound(("input", "other"), args, {k: v for k, v in kwargs.items() if k == "other"}).values()
     if carries(a) and carries(b):
         if name == "mul":
-            return (
-                statistic(engine, args) if _in_norm(engine) and a is b else _bilinear(engine, torch.mul, a, b)
-            )
+            return statistic(args) if _in_norm(engine) and a is b else _bilinear(engine, torch.mul, a, b)
         raise engine.refuse("a quotient of two values that depend on the input")
     if name == "div" and not carries(a):
         raise engine.refuse("a division by a value that depends on the input")
@@ -142,7 +142,7 @@ def elementwise(engine: Engine, name: str, func: Func, args: Args, kwargs: Kwarg
 def power(engine: Engine, name: str, func: Func, args: Args, kwargs: Kwargs) -> Any:
     """Powers: part of the statistic in a normalisation, else an activation."""
     if _in_norm(engine):
-        return statistic(engine, args, func, kwargs)
+        return statistic(args, func, kwargs)
     return elementwise(engine, name, func, args, kwargs)
 
 
@@ -150,13 +150,13 @@ def spread(engine: Engine, name: str, func: Func, args: Args, kwargs: Kwargs) ->
     """Variance and the like: a constant where a normalisation computes it (AttnLRP, proposition 3.4)."""
     if not _in_norm(engine):
         raise engine.refuse(name)
-    return statistic(engine, args, func, kwargs)
+    return statistic(args, func, kwargs)
 
 
 def squash(engine: Engine, name: str, func: Func, args: Args, kwargs: Kwargs) -> Any:
     """tanh, erf: an activation; in an activation written out in Python (GELU) the factor of its argument."""
     if "GELU" in engine.module()[1]:
-        return statistic(engine, args, func, kwargs)
+        return statistic(args, func, kwargs)
     if name != "tanh":
         raise engine.refuse(name)
     return elementwise(engine, name, func, args, kwargs)
@@ -164,16 +164,14 @@ def squash(engine: Engine, name: str, func: Func, args: Args, kwargs: Kwargs) ->
 
 def gate(engine: Engine, name: str, func: Func, args: Args, kwargs: Kwargs) -> Any:
     """sigmoid: a gate, which takes no relevance from the signal that it weights (Arras et al. 2017, arXiv 1706.07206)."""
-    del name
-    return statistic(engine, args, func, kwargs)
+    del engine, name
+    return statistic(args, func, kwargs)
 
 
-def statistic(engine: Engine, args: Args, func: Func = torch.mul, kwargs: Kwargs | None = None) -> Any:
+def statistic(args: Args, func: Func = torch.mul, kwargs: Kwargs | None = None) -> Any:
     """The value as a constant: it scales the signal and takes no relevance."""
-    del engine
     with torch.no_grad():
-        found = func(*args, **(kwargs or {}))
-    return found
+        return func(*args, **(kwargs or {}))
 
 
 def masked_fill(engine: Engine, name: str, func: Func, args: Args, kwargs: Kwargs) -> Tensor:

@@ -101,7 +101,7 @@ def propagate(
         leaf = engine.leaf if leaf is None else leaf
         if leaf is None:
             raise ModelError("no embedding of these token ids was met: pass embeddings and call=")
-        _check_graph(logits, plain, engine)
+        _check_graph(logits, plain)
         engine.settle()
         f = logits[0, index]
         found, taken = torch.autograd.grad(f, [leaf, engine.taken], f.detach(), allow_unused=True)
@@ -121,7 +121,7 @@ def propagate(
     return Relevance(relevance, index, output, conservation, "lrp", composite.name, conserving=True)
 
 
-def _check_graph(logits: Tensor, plain: Tensor, engine: Engine) -> None:
+def _check_graph(logits: Tensor, plain: Tensor) -> None:
     """Hold the run against the model's own, and every node of its graph against what the engine knows."""
     if logits.grad_fn is None:
         raise ModelError("the logits do not depend on the input in a way that the engine can follow")

@@ -6,73 +6,16 @@ from typing import Any
 from torch import Tensor
 
 COPIES = frozenset(
-    name + "Backward"
-    for name in [
-        "Alias",
-        "AsStrided",
-        "Cat",
-        "Stack",
-        "Clone",
-        "Contiguous",
-        "Expand",
-        "Repeat",
-        "View",
-        "UnsafeView",
-        "ReshapeAlias",
-        "Permute",
-        "T",
-        "Transpose",
-        "Swapdims",
-        "Movedim",
-        "Squeeze",
-        "SqueezeMulti",
-        "Unsqueeze",
-        "Unflatten",
-        "Select",
-        "Slice",
-        "Split",
-        "SplitWithSizes",
-        "UnsafeSplit",
-        "UnsafeSplitWithSizes",
-        "Unbind",
-        "Narrow",
-        "Index",
-        "IndexSelect",
-        "IndexPut",
-        "IndexCopy",
-        "Gather",
-        "Take",
-        "TakeAlongDim",
-        "MaskedSelect",
-        "MaskedScatter",
-        "Scatter",
-        "Where",
-        "Flip",
-        "Roll",
-        "Rot",
-        "Unfold",
-        "ImCol",
-        "Diagonal",
-        "Tril",
-        "Triu",
-        "ReflectionPadD",
-        "ReplicationPadD",
-        "ConstantPadNd",
-        "PixelShuffle",
-        "PixelUnshuffle",
-        "ChannelShuffle",
-        "Max",
-        "Amax",
-        "Topk",
-        "Sort",
-        "AdaptiveMaxPoolD",
-        "MaxPoolDWithIndices",
-        "ToCopy",
-        "SliceScatter",
-        "SelectScatter",
-        "DiagonalScatter",
-    ]
+    """
+    Alias AsStrided Cat Stack Clone Contiguous Expand Repeat View UnsafeView ReshapeAlias Permute T Transpose Swapdims
+    Movedim Squeeze SqueezeMulti Unsqueeze Unflatten Select Slice Split SplitWithSizes UnsafeSplit UnsafeSplitWithSizes
+    Unbind Narrow Index IndexSelect IndexPut IndexCopy Gather Take TakeAlongDim MaskedSelect MaskedScatter Scatter Where
+    Flip Roll Rot Unfold ImCol Diagonal Tril Triu ReflectionPadD ReplicationPadD ConstantPadNd PixelShuffle
+    PixelUnshuffle ChannelShuffle Max Amax Topk Sort MaxPoolDWithIndices AdaptiveMaxPoolD ToCopy SliceScatter
+    SelectScatter DiagonalScatter
+    """.split()  # noqa: SIM905
 )
+OTHERS = ("CopySlices", "CopyBackwards", "AccumulateGrad")
 
 
 def carries(value: object) -> bool:
@@ -98,4 +41,4 @@ def only_copies(node: Any) -> bool:
     if hasattr(type(node), "_forward_cls"):  # somebody's own autograd function
         return False
     name = "".join(c for c in type(node).__name__ if not c.isdigit())
-    return name in COPIES or name in ("CopySlices", "CopyBackwards", "AccumulateGrad")
+    return name.removesuffix("Backward") in COPIES or name in OTHERS
