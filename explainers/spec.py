@@ -34,7 +34,7 @@ KINDS: dict[str, tuple[str, ...] | None] = {
     "token_strip": ("token",),
     "text": ("statement",),
     "map2d": None,
-    "image_overlay": None,
+    "image_overlay": ("map", "row", "column"),
     "embedding": None,
     "path": None,
     "flow": None,
@@ -42,11 +42,13 @@ KINDS: dict[str, tuple[str, ...] | None] = {
 _ATTRS = ("kind", "explainer", "title", "parameters", "references", "unit", "value", "model")
 _KIND_ATTRS: dict[str, tuple[str, ...]] = {
     "token_strip": ("target", "target_probability", "method", "signed", "input"),
+    "image_overlay": ("target", "target_probability", "method", "input"),
 }
 _KIND_VARIABLES: dict[str, tuple[str, ...]] = {
     "head_table": ("layer", "head"),
     "token_strip": ("text", "role", "start", "end"),
     "text": ("text", "claim", "value", "tokens"),
+    "image_overlay": ("picture", "name", "signed"),
 }
 
 

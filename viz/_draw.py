@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from probe.errors import InputError
 from probe.viz._faithfulness import draw_faithfulness
 from probe.viz._head_table import draw_head_table
+from probe.viz._image_overlay import draw_image_overlay
 from probe.viz._token_strip import draw_token_strip
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 DRAWERS: dict[str, Callable[[xr.Dataset], go.Figure]] = {
     "head_table": draw_head_table,
+    "image_overlay": draw_image_overlay,
     "token_strip": draw_token_strip,
 }
 

@@ -73,18 +73,25 @@ def context_saliency(
         Goferman, Zelnik-Manor and Tal, Context-Aware Saliency Detection, CVPR 2010 and IEEE PAMI 34(10), 2012.
     """
     rules = rules or Rules()
+    return combined(scale_maps(picture, rules, device=device), rules, picture.shape[:2])
+
+
+def scale_maps(picture: NDArray[Any], rules: Rules, *, device: str | torch.device = "cpu") -> list[Tensor]:
+    """The expensive part of `context_saliency`: a map for each scale, in [0, 1], before any foci."""
     values = _channels(picture, rules.lab)
-    height, width = values.shape[1:]
-    part = min(1.0, rules.size / max(height, width))
+    part = min(1.0, rules.size / max(values.shape[1:]))
     work = _resized(values.to(device), part)
-    total = torch.zeros(work.shape[1:], device=work.device)
-    for scale in rules.scales:
-        map_ = _scaled(_one_scale(work, scale, rules))
-        total += _drawn_to_foci(map_, rules) if rules.foci == "scale" else map_
-    mean = total / len(rules.scales)
+    return [_scaled(_one_scale(work, scale, rules)) for scale in rules.scales]
+
+
+def combined(maps: list[Tensor], rules: Rules, shape: tuple[int, ...]) -> Floats:
+    """The mean of the scales' maps, weight drawn to the foci as the rules say, at the size of the picture."""
+    if rules.foci == "scale":
+        maps = [_drawn_to_foci(map_, rules) for map_ in maps]
+    mean = torch.stack(maps).mean(0)
     if rules.foci == "once":
         mean = _drawn_to_foci(_scaled(mean), rules)
-    found = F.interpolate(mean[None, None], (height, width), mode="bilinear", align_corners=False)
+    found = F.interpolate(mean[None, None], tuple(shape), mode="bilinear", align_corners=False)
     return np.asarray(found[0, 0].clamp(0, 1).cpu().numpy(), dtype=np.float32)
 
 

@@ -67,6 +67,7 @@ def verbalize(result: "xr.Dataset") -> str:
 def _statements(result: "xr.Dataset") -> "list[Statement]":
     import xarray as xr
 
+    from probe.explainers._verbalize.areas import areas_statements
     from probe.explainers._verbalize.strip import strip_statements
     from probe.explainers._verbalize.table import table_statements
     from probe.explainers.spec import DeclarationError, check_result
@@ -76,6 +77,7 @@ def _statements(result: "xr.Dataset") -> "list[Statement]":
     kinds: dict[str, Callable[[xr.Dataset], list[Statement]]] = {
         "token_strip": strip_statements,
         "head_table": table_statements,
+        "image_overlay": areas_statements,
     }
     kind = result.attrs.get("kind")
     if kind not in kinds:
