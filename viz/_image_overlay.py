@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ACROSS = 4
-SIDE = 250
+SIDE = 205
 OUTLINE = "#ffd400"
 _LIMIT = 0.995
 """Of a signed map's sizes; the few pixels beyond take the full colour, so that one pixel does not grey the rest."""
@@ -48,7 +48,7 @@ def draw_image_overlay(result: xr.Dataset) -> go.Figure:
     across = min(ACROSS, len(titles))
     down = -(-len(titles) // across)
     figure = make_subplots(
-        rows=down, cols=across, subplot_titles=titles, horizontal_spacing=0.015, vertical_spacing=0.1 / down
+        rows=down, cols=across, subplot_titles=titles, horizontal_spacing=0.015, vertical_spacing=0.16 / down
     )
     _add_picture(figure, picture, 1, 1)
     grey = np.repeat(picture.mean(-1, keepdims=True) * 0.55 + 105, 3, axis=-1).clip(0, 255).astype(np.uint8)
