@@ -97,6 +97,7 @@ COMPOSITES: dict[str, Composite] = {
     c.name: c
     for c in (
         Composite("epsilon_plus"),
+        Composite("epsilon_plus_spread", convolution=ZPlus(bias="spread")),
         Composite("epsilon_plus_flat", first=Flat()),
         Composite("epsilon_alpha2_beta1", convolution=AlphaBeta(2, 1)),
         Composite("epsilon_gamma", convolution=Gamma(0.25)),
@@ -109,7 +110,7 @@ COMPOSITES: dict[str, Composite] = {
         Composite(
             "as_published",
             convolution=Epsilon(1e-9, signed=False),
-            dense=ZPlus(1e-9, bias=False),
+            dense=ZPlus(1e-9, bias="none"),
             pooling="unpool",
         ),
     )

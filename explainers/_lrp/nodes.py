@@ -84,10 +84,21 @@ def distribute(layer: Layer, x: Tensor, relevance: Tensor) -> tuple[Tensor, Tens
         s = quotient(owed, total, rule.stabiliser, getattr(rule, "signed", True))
         if terms:
             pulled = torch.autograd.grad(z, [value for value, _ in terms], s)
-            found = sum((product(v.detach(), g) for (v, _), g in zip(terms, pulled, strict=True)), found)
-        biases = biases if branch.bias is None else biases + total_of(s * branch.bias)
+            found = sum((value.detach() * g for (value, _), g in zip(terms, pulled, strict=True)), found)
         stabilisers = stabilisers + total_of(owed - s * total)
+        if branch.bias is not None:
+            kept = s * branch.bias
+            found, kept = (found + evenly(layer, x, kept), kept[:0]) if branch.spread else (found, kept)
+            biases = biases + total_of(kept)
     return found, biases, stabilisers
+
+
+def evenly(layer: Layer, x: Tensor, relevance: Tensor) -> Tensor:
+    """Relevance of a layer's outputs, evenly over the inputs that each is connected to."""
+    ones = leaf_of(torch.ones_like(x))
+    with torch.enable_grad():
+        count = layer.op(ones, torch.ones_like(layer.weight))
+    return torch.autograd.grad(count, ones, relevance / count.detach())[0]
 
 
 class Proportional(Function):
@@ -211,7 +222,9 @@ class Unpool(Function):
 
 def quotient(relevance: Tensor, z: Tensor, epsilon: float, signed: bool = True) -> Tensor:
     """R / (z ± ε), the sign that of z; 0 where the denominator is 0."""
-    bottom = z + epsilon * torch.where(z < 0, -1.0, 1.0).to(z.dtype) if signed else z + epsilon
+    if signed and epsilon > 0:
+        return relevance / (z + z.new_tensor(epsilon).copysign(z))
+    bottom = z + epsilon
     return torch.where(bottom == 0, 0.0, relevance / bottom)
 
 

@@ -14,7 +14,7 @@ Montavon et al., Layer-Wise Relevance Propagation: An Overview, 2019 (γ, compos
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from probe.errors import InputError
 
@@ -22,13 +22,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# What becomes of a bias: it takes its share of relevance away ("share"), it is left out of the rule ("none"), or it takes
+# part and hands its share on evenly over the layer's inputs ("spread": Arras et al. 2017, arXiv 1706.07206, eq. 1)
+Bias = Literal["share", "none", "spread"]
+
+
 @dataclass(frozen=True, eq=False)
 class Branch:
     """One fraction of a rule: `share` (a number, or per output) of R goes by the contributions of `terms`."""
 
     terms: "tuple[tuple[Tensor, Tensor], ...]"  # pairs of a modified input and modified weights
-    bias: "Tensor | None" = None  # takes part in the denominator, and takes its own share away
+    bias: "Tensor | None" = None  # takes part in the denominator
     share: "float | Tensor" = 1.0
+    spread: bool = (
+        False  # the bias hands its share on, evenly over the inputs that the output is connected to
+    )
 
 
 class Rule(Protocol):
@@ -50,12 +58,12 @@ class Epsilon:
 
     Args:
         stabiliser: ε. It takes R_j · ε / (|z_j| + ε).
-        bias: whether the bias takes its share.
+        bias: what becomes of the bias.
         signed: False adds ε without the sign of z_j, as the code of the SR paper does.
     """
 
     stabiliser: float = 1e-6
-    bias: bool = True
+    bias: Bias = "share"
     signed: bool = True
 
     def branches(
@@ -63,7 +71,7 @@ class Epsilon:
     ) -> tuple[Branch, ...]:
         """One branch: x with w."""
         del output
-        return (Branch(((x, weight),), bias if self.bias else None),)
+        return (Branch(((x, weight),), None if self.bias == "none" else bias, spread=self.bias == "spread"),)
 
 
 @dataclass(frozen=True)
@@ -76,13 +84,13 @@ class Gamma:
 
     gamma: float = 0.25
     stabiliser: float = 1e-6
-    bias: bool = True
+    bias: Bias = "share"
 
     def branches(
         self, x: "Tensor", weight: "Tensor", bias: "Tensor | None", output: "Callable[[], Tensor]"
     ) -> tuple[Branch, ...]:
         """Two branches, for outputs above and below 0."""
-        bias = bias if self.bias else None
+        bias = None if self.bias == "none" else bias
         positive, negative = x.clamp(min=0), x.clamp(max=0)
         up, down = weight + self.gamma * weight.clamp(min=0), weight + self.gamma * weight.clamp(max=0)
         above = output() >= 0
@@ -91,11 +99,13 @@ class Gamma:
                 ((positive, up), (negative, down)),
                 None if bias is None else bias + self.gamma * bias.clamp(min=0),
                 above.to(x.dtype),
+                self.bias == "spread",
             ),
             Branch(
                 ((positive, down), (negative, up)),
                 None if bias is None else bias + self.gamma * bias.clamp(max=0),
                 (~above).to(x.dtype),
+                self.bias == "spread",
             ),
         )
 
@@ -114,7 +124,7 @@ class AlphaBeta:
     alpha: float = 2.0
     beta: float = 1.0
     stabiliser: float = 1e-6
-    bias: bool = True
+    bias: Bias = "share"
 
     def __post_init__(self) -> None:
         if abs(self.alpha - self.beta - 1) > 1e-9 or self.beta < 0:
@@ -127,17 +137,15 @@ class AlphaBeta:
     ) -> tuple[Branch, ...]:
         """The positive branch, and with β > 0 the negative one."""
         del output
-        bias = bias if self.bias else None
+        bias = None if self.bias == "none" else bias
         positive, negative = x.clamp(min=0), x.clamp(max=0)
         up, down = weight.clamp(min=0), weight.clamp(max=0)
-        plus = Branch(
-            ((positive, up), (negative, down)), None if bias is None else bias.clamp(min=0), self.alpha
-        )
+        spread = self.bias == "spread"
+        at, below = (None, None) if bias is None else (bias.clamp(min=0), bias.clamp(max=0))
+        plus = Branch(((positive, up), (negative, down)), at, self.alpha, spread)
         if self.beta == 0:
             return (plus,)
-        minus = Branch(
-            ((positive, down), (negative, up)), None if bias is None else bias.clamp(max=0), -self.beta
-        )
+        minus = Branch(((positive, down), (negative, up)), below, -self.beta, spread)
         return (plus, minus)
 
 
@@ -146,7 +154,7 @@ class ZPlus:
     """LRP-z⁺: by the positive contributions alone (Montavon et al. 2017; the same as α = 1, β = 0)."""
 
     stabiliser: float = 1e-6
-    bias: bool = True
+    bias: Bias = "share"
 
     def branches(
         self, x: "Tensor", weight: "Tensor", bias: "Tensor | None", output: "Callable[[], Tensor]"
