@@ -61,15 +61,19 @@ def explain(
     source: Annotated[
         str,
         typer.Argument(
-            help="A text, a text file, - for standard input; for many, a folder or a .jsonl file.",
+            help="A text, a file (text or picture), - for standard input; for many, a folder or a .jsonl file.",
             metavar="TEXT|FILE|FOLDER|-",
         ),
     ],
-    model: Model = "sentiment",
+    model: Annotated[
+        str,
+        typer.Option(help="A name of `probe models`, a folder, or a hub id; auto: by the kind of source."),
+    ] = "auto",
     method: Annotated[
         str | None,
         typer.Option(
-            help="integrated_gradients, gradient_x_input, occlusion, attention_received, or auto: the most faithful here."
+            help="integrated_gradients, gradient_x_input, occlusion, attention_received, or auto: the most faithful here; "
+            "of a picture: see `probe run relevance --help`."
         ),
     ] = None,
     compare: Annotated[
@@ -128,7 +132,7 @@ def explain(
     batch_size: Annotated[int | None, typer.Option(help="Inputs in one forward pass.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Refuse longer texts.")] = None,
 ) -> int:
-    """Say which tokens a model's answer rests on.
+    """Say which tokens, or which areas of a picture, a model's answer rests on.
 
     In words, in colours, and with a test of whether the model really depends on them.
     """
@@ -278,8 +282,10 @@ def capture(
 )
 def run(
     context: typer.Context,
-    explainer: Annotated[str | None, typer.Argument(help="An explainer that reads a record.")] = None,
-    record: Annotated[Path | None, typer.Argument(help="Folder of the record.")] = None,
+    explainer: Annotated[
+        str | None, typer.Argument(help="An explainer that reads a record, or runs on a picture.")
+    ] = None,
+    record: Annotated[Path | None, typer.Argument(help="Folder of the record, or the picture.")] = None,
     html: Html = None,
     json: Json = False,
     listing: Annotated[

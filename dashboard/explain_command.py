@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from probe.dashboard.explain_options import Places, Words
+from probe.dashboard.explain_image import explain_image, is_picture
 from probe.dashboard.failure import say
 from probe.dashboard.source import read_source
 from probe.dashboard.terminal import busy, out, quiet_stdout
@@ -25,11 +26,11 @@ def explain(
     compare: str | None = None,
     command: str = "",
 ) -> int:
-    """Explain one text and show the result.
+    """Explain one text, or one picture, and show the result.
 
     Args:
         source: Text, file or `-`.
-        model: Name for `probe.load`.
+        model: Name for `probe.load`; "auto" is the default for the kind of source.
         device: `auto`, `cpu`, `cuda`, …
         parameters: Of `saliency`; what is None is left to its default.
         words: How the result becomes sentences.
@@ -42,6 +43,11 @@ def explain(
     """
     places.check()
     words.check()
+    if is_picture(source):
+        if compare is not None:
+            raise InputError("--compare goes with a text; `probe run relevance` draws several maps of a picture")
+        return explain_image(source, model, device, parameters, words=words, places=places, command=command)
+    model = "sentiment" if model == "auto" else model
     text = read_source(source)
     given = {name: value for name, value in parameters.items() if value is not None}
     methods = _methods(compare, given)

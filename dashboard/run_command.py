@@ -36,6 +36,13 @@ def run(name: str, store: Path, options: list[str], html: Path | None, as_json: 
     check_page(html)
     with quiet_stdout():
         from probe import explainers as ex
+
+        entry = ex.registry().get(name)
+    if entry is not None and on_pictures(entry):
+        from probe.dashboard.explain_image import run_picture
+
+        return run_picture(entry, str(store), options, html, as_json)
+    with quiet_stdout():
         from probe import open_record
 
         explainer = find(name)
@@ -71,6 +78,15 @@ def _show(result: xr.Dataset, words: xr.Dataset | None, record: xr.DataTree, as_
     if show is None:
         raise InputError(f"a result of kind {result.attrs['kind']!r} has no terminal form yet: use --json")
     show(out(), result, sentences)
+
+
+def on_pictures(explainer: Explainer) -> bool:
+    """Whether an explainer runs a model on a picture.
+
+    Args:
+        explainer: Any.
+    """
+    return explainer.shape == "runs" and explainer.kind == "image_overlay"
 
 
 def find(name: str) -> Explainer:
@@ -162,7 +178,7 @@ def list_explainers(name: str | None, as_json: bool) -> int:
         return 0
     console = out()
     for name, explainer in sorted(known.items()):
-        how = "probe run" if explainer.shape == "reads" else "probe explain"
+        how = "probe run" if explainer.shape == "reads" or on_pictures(explainer) else "probe explain"
         console.print(f"{name}  ({how}, {explainer.kind})", style="bold")
         console.print(f"  {explainer.summary}")
         for p in explainer.parameters:

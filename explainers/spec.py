@@ -37,6 +37,8 @@ KINDS: dict[str, tuple[str, ...] | None] = {
     "map2d": None,
     "image_overlay": None,
     "embedding": ("point", "axis"),
+    "image_overlay": ("map", "row", "column"),
+    "embedding": None,
     "path": None,
     "flow": None,
     "concentration": ("bag", "k"),
@@ -47,6 +49,7 @@ _KIND_ATTRS: dict[str, tuple[str, ...]] = {
     "token_strip": ("target", "target_probability", "method", "signed", "input"),
     "embedding": ("method", "seed", "points", "colours"),
     "slide_overlay": ("of", "patch_size", "width", "height", "downsample"),
+    "image_overlay": ("target", "target_probability", "method", "input"),
 }
 _KIND_VARIABLES: dict[str, tuple[str, ...]] = {
     "head_table": ("layer", "head"),
@@ -56,6 +59,7 @@ _KIND_VARIABLES: dict[str, tuple[str, ...]] = {
     "concentration": ("k", "name", "label", "instances", "entropy", "effective", "activated", "overlap"),
     "slide_overlay": ("percentile", "x", "y", "region", "region_patches", "region_mass"),
     "measure_table": ("method", "measure", "low", "high", "count", "better"),
+    "image_overlay": ("picture", "name", "signed"),
 }
 
 

@@ -17,7 +17,10 @@ if not torch.cuda.is_available():
 if importlib.util.find_spec("beartype") is not None:
     CHECKED = (
         *("visible", "score_block", "sweep", "heads", "pooling", "merge", "statistics"),
-        *(f"{kernel}.reference" for kernel in ("row_pass", "column_pass", "tile", "top_links", "sink_shift")),
+        *(
+            f"{kernel}.reference"
+            for kernel in ("row_pass", "column_pass", "tile", "top_links", "sink_shift", "nearest_patches")
+        ),
     )
     install_import_hook([f"probe.kernels.{name}" for name in CHECKED], "beartype.beartype")
 

@@ -11,6 +11,7 @@ from probe.viz._faithfulness import draw_faithfulness
 from probe.viz._head_table import draw_head_table
 from probe.viz._slide import draw_slide
 from probe.viz._measure_table import draw_measure_table
+from probe.viz._image_overlay import draw_image_overlay
 from probe.viz._token_strip import draw_token_strip
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ DRAWERS: dict[str, Callable[[xr.Dataset], go.Figure]] = {
     "head_table": draw_head_table,
     "slide_overlay": draw_slide,
     "measure_table": draw_measure_table,
+    "image_overlay": draw_image_overlay,
     "token_strip": draw_token_strip,
 }
 

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 _PANELS = (
     (
         "deletion",
-        "Deletion: highest-scored tokens removed first",
-        "share of tokens removed",
+        "Deletion: highest-scored {parts} removed first",
+        "share of {parts} removed",
         "lower = faithful",
     ),
     (
         "insertion",
-        "Insertion: highest-scored tokens put back first",
-        "share of tokens put back",
+        "Insertion: highest-scored {parts} put back first",
+        "share of {parts} put back",
         "higher = faithful",
     ),
 )
@@ -61,7 +61,7 @@ def draw_faithfulness(result: xr.Dataset) -> go.Figure:
     for column, (name, _, axis, _) in enumerate(_PANELS, start=1):
         for trace in _curves(result, name):
             figure.add_trace(trace, row=1, col=column)
-        figure.update_xaxes(title_text=axis, row=1, col=column)
+        figure.update_xaxes(title_text=axis.format(parts=_parts(result)), row=1, col=column)
     target = html.escape(str(result.attrs.get("target", "the target")).strip())
     figure.update_xaxes(range=[0, 1], tickformat=".0%", gridcolor=theme.RULE, zeroline=False, fixedrange=True)
     figure.update_yaxes(
@@ -79,7 +79,11 @@ def _panel_title(result: xr.Dataset, panel: tuple[str, str, str, str]) -> str:
     areas = "" if own is None else f"area {float(own):.2f}"
     if own is not None and random is not None:
         areas += f", random {float(random):.2f}"
-    return f"<b>{title}</b><br><span style='color:{theme.MUTED}'>{areas} ({better})</span>"
+    return f"<b>{title.format(parts=_parts(result))}</b><br><span style='color:{theme.MUTED}'>{areas} ({better})</span>"
+
+
+def _parts(result: xr.Dataset) -> str:
+    return f"{result.attrs.get('part', 'token')}s"
 
 
 def _curves(result: xr.Dataset, name: str) -> list[go.Scatter]:
@@ -127,7 +131,7 @@ def _curves(result: xr.Dataset, name: str) -> list[go.Scatter]:
             name="order of this explanation",
             legendgroup="own",
             showlegend=first,
-            hovertemplate="%{x:.0%} of the tokens: %{y:.1%}<extra></extra>",
+            hovertemplate=f"%{{x:.0%}} of the {_parts(result)}: %{{y:.1%}}<extra></extra>",
         )
     )
     return traces

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import xarray as xr
 
 from probe.errors import InputError
+from probe.viz import _report_picture as pictures
 from probe.viz import _report_strip as strips
 from probe.viz import _report_tables as tables
 from probe.viz._draw import DRAWERS, draw, draw_faithfulness
@@ -94,7 +95,11 @@ def _split(words: list[tuple[str, str]], drawn: list[xr.Dataset]) -> tuple[list[
     stands beside its figure.
     """
     verdicts = {str(result.attrs.get("faithfulness_verdict")) for result in drawn if has_faithfulness(result)}
-    told = {"prediction", "target"} if any(r.attrs.get("kind") == "token_strip" for r in drawn) else set()
+    told = (
+        {"prediction", "target"}
+        if any(r.attrs.get("kind") in ("token_strip", "image_overlay") for r in drawn)
+        else set()
+    )
     own = [(claim, sentence) for claim, sentence in words if sentence not in verdicts]
     lead = [sentence for claim, sentence in own if claim not in told][:LEAD]
     return lead, [sentence for _, sentence in own if sentence not in lead]
@@ -127,6 +132,8 @@ def _headline(drawn: list[xr.Dataset], title: str) -> str:
         return strips.head(read_strip(first))
     if not drawn:
         return f"<h1>{html.escape(title)}</h1>"
+    if drawn[0].attrs.get("kind") == "image_overlay":
+        return pictures.head(drawn[0])
     attrs = drawn[0].attrs
     model = f'<p class="other">in {html.escape(str(attrs["model"]))}</p>' if attrs.get("model") else ""
     return f"<h1>{html.escape(str(attrs.get('title', title)))}</h1>{model}"
@@ -141,7 +148,9 @@ def _warning(record: xr.DataTree | None) -> list[str]:
 def _sections(result: xr.Dataset, figures: list[go.Figure]) -> list[str]:
     note = f'<p class="note">{html.escape(str(result.attrs["note"]))}</p>' if result.attrs.get("note") else ""
     if result.attrs["kind"] != "token_strip":
-        return [f"<section>{_embed(draw(result), figures)}{tables.lists(result)}{note}</section>"]
+        more = pictures.areas(result) if result.attrs["kind"] == "image_overlay" else tables.lists(result)
+        shown = [f"<section>{_embed(draw(result), figures)}{more}{note}</section>"]
+        return shown + _faithfulness(result, figures, "areas")
     strip = read_strip(result)
     long = " class=long" if len(strip.tokens) > LONG else ""
     heading = html.escape(f"{result.attrs.get('title', 'Tokens')}: {strip.method.replace('_', ' ')}")
@@ -149,15 +158,20 @@ def _sections(result: xr.Dataset, figures: list[go.Figure]) -> list[str]:
     table = strips.strongest(strip)
     if table:
         parts.append(f"<section><h2>The strongest tokens</h2>{table}</section>")
-    if has_faithfulness(result):
-        figure = draw_faithfulness(result)
-        figure.update_layout(title=None, margin={"t": 64}, height=400)
-        verdict = html.escape(str(result.attrs.get("faithfulness_verdict", "")))
-        parts.append(
-            f'<section><h2>Does the model really depend on these tokens?</h2><p class="verdict">{verdict}</p>'
-            f"{_embed(figure, figures)}</section>"
-        )
-    return parts
+    return parts + _faithfulness(result, figures, "tokens")
+
+
+def _faithfulness(result: xr.Dataset, figures: list[go.Figure], parts: str) -> list[str]:
+    """The deletion and insertion curves under their question and verdict; nothing where a result has none."""
+    if not has_faithfulness(result):
+        return []
+    figure = draw_faithfulness(result)
+    figure.update_layout(title=None, margin={"t": 64}, height=400)
+    verdict = html.escape(str(result.attrs.get("faithfulness_verdict", "")))
+    return [
+        f'<section><h2>Does the model really depend on these {parts}?</h2><p class="verdict">{verdict}</p>'
+        f"{_embed(figure, figures)}</section>"
+    ]
 
 
 def _embed(figure: go.Figure, figures: list[go.Figure]) -> str:

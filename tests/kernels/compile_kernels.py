@@ -17,6 +17,7 @@ from probe.kernels import hopper as fast
 from probe.kernels.column_pass import hopper as column
 from probe.kernels.column_pass.triton import _column_kernel
 from probe.kernels.launch import apply_blocks, column_blocks, row_blocks
+from probe.kernels.nearest_patches.triton import _nearest_kernel
 from probe.kernels.row_pass import hopper as row
 from probe.kernels.row_pass.triton import Out, Wanted, _row_kernel
 from probe.kernels.score_tile import Flags, Rules, View
@@ -133,6 +134,19 @@ def hopper(name, kernel, module, blocks, dtype, size, **constants):
     }  # fmt: skip
 
 
+def nearest(count, arch):
+    """The nearest patches have no rules and no head: pointers, sizes and block shapes."""
+    constants = {"M": 16, "N": 64 if count <= 64 else 32, "L": triton.next_power_of_2(count)}
+    kinds = dict.fromkeys(("Q", "K", "QAT", "KAT", "OUT"), "*fp32") | {"OWN": "*i32", "falloff": "fp32"}
+    signature = {n: "constexpr" if n in constants else kinds.get(n, "i32") for n in _nearest_kernel.arg_names}
+    src = ASTSource(fn=_nearest_kernel, signature=signature, constexprs=constants)
+    built = triton.compile(src, target=GPUTarget("cuda", arch, 32), options={"num_warps": 4})
+    return {
+        "kernel": "nearest", "arch": arch, "dtype": "fp32", "variant": str(count), "cubin": len(built.asm["cubin"]),
+        "shared": built.metadata.shared, "wgmma": 0,
+    }  # fmt: skip
+
+
 VARIANTS = (("bf16", 64, CAUSAL), ("bf16", 128, ALL), ("fp16", 128, CAUSAL), ("fp32", 64, ALL))
 report = []
 for arch in (80, 90):
@@ -150,6 +164,7 @@ for arch in (80, 90):
         report.append(compiled(_shift_kernel, "shift", *case, arch, SHARED=False, TIMED=False, **shift))
         given = {"GIVEN": case[2] is CAUSAL, "L": 8, "shape": links_shape(dtype, size, 8, interpreted=False)}
         report.append(compiled(_links_kernel, "links", *case, arch, **given))
+    report += [nearest(count, arch) for count in (64, 256)]
 for dtype, size in (("bf16", 128), ("fp16", 64)):
     report.append(hopper("row-hopper", row._row_kernel, row, {"Q": row._M, "K": 2 * row._N}, dtype, size,
                          CAUSAL=True, WANTED=True, M=row._M))  # fmt: skip

@@ -23,7 +23,7 @@ def compiled():
 
 def test_every_variant_gives_a_cubin(compiled):
     assert {(c["kernel"], c["arch"]) for c in compiled} == {
-        *((k, a) for k in ("row", "column", "tile", "shift", "links") for a in (80, 90)),
+        *((k, a) for k in ("row", "column", "tile", "shift", "links", "nearest") for a in (80, 90)),
         ("row-hopper", 90),
         ("column-hopper", 90),
     }

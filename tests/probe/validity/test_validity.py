@@ -10,7 +10,7 @@ from tiny_models import batch, tiny
 
 import probe
 from probe import _recorder
-from probe.taps.rules.derive import derive as rules
+from probe.taps.rules import derive as rules
 from probe.validity import Check, Report, parity
 
 STATISTICS = ("entropy", "received", "max_prob", "key_mass", "second_moment", "distance")

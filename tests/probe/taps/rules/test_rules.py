@@ -8,7 +8,7 @@ from tiny_models import batch, inputs_for, tiny
 import probe
 from probe import InputError, ModelError
 from probe.kernels.score import ScoreSpec
-from probe.taps.rules.derive import masks
+from probe.taps.rules import masks
 from probe.taps.rules.derive import Rules, describe
 
 LOW = torch.finfo(torch.float32).min

@@ -11,7 +11,7 @@ from probe import ModelError
 from probe.kernels.score import ScoreSpec
 from probe.kernels.visible import visible_block
 from probe.taps.hf import HFTap
-from probe.taps.rules.derive import masks
+from probe.taps.rules import masks
 from probe.taps.rules.biases import BiasMismatch, distance_table
 from probe.taps.rules.derive import Rules, describe
 
