@@ -33,20 +33,24 @@ KINDS: dict[str, tuple[str, ...] | None] = {
     "head_table": ("layer", "head"),
     "token_strip": ("token",),
     "text": ("statement",),
-    "map2d": None,
+    "map2d": ("row", "column"),
     "image_overlay": None,
     "embedding": None,
     "path": None,
-    "flow": None,
+    "flow": ("link",),
 }
 _ATTRS = ("kind", "explainer", "title", "parameters", "references", "unit", "value", "model")
 _KIND_ATTRS: dict[str, tuple[str, ...]] = {
     "token_strip": ("target", "target_probability", "method", "signed", "input"),
+    "map2d": ("row_title", "column_title", "margin"),  # margin: a variable over rows beside the map, or ""
+    "flow": ("target",),
 }
 _KIND_VARIABLES: dict[str, tuple[str, ...]] = {
     "head_table": ("layer", "head"),
     "token_strip": ("text", "role", "start", "end"),
     "text": ("text", "claim", "value", "tokens"),
+    "map2d": ("row", "column", "text"),  # text: what stands at each column
+    "flow": ("source", "target", "node_layer", "node_token", "node_text"),  # ends of links are numbers of nodes
 }
 
 

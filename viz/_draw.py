@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from probe.errors import InputError
 from probe.viz._faithfulness import draw_faithfulness
+from probe.viz._flow import draw_flow
 from probe.viz._head_table import draw_head_table
+from probe.viz._map2d import draw_map2d
 from probe.viz._token_strip import draw_token_strip
 
 if TYPE_CHECKING:
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 DRAWERS: dict[str, Callable[[xr.Dataset], go.Figure]] = {
+    "flow": draw_flow,
     "head_table": draw_head_table,
+    "map2d": draw_map2d,
     "token_strip": draw_token_strip,
 }
 
