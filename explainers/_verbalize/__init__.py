@@ -21,7 +21,7 @@ def verbalization(result: "xr.Dataset") -> "xr.Dataset":
     """A result in sentences, with the number that each sentence rests on.
 
     Args:
-        result: of kind token_strip or head_table.
+        result: of kind token_strip, head_table, map2d or flow.
 
     Returns:
         text: text(statement), claim(statement), value(statement), tokens(statement) (comma-joined token
@@ -54,7 +54,7 @@ def verbalize(result: "xr.Dataset") -> str:
     """A result in sentences, one a line, ready to print.
 
     Args:
-        result: of kind token_strip or head_table, or what `verbalization` made of one.
+        result: of kind token_strip, head_table, map2d or flow, or what `verbalization` made of one.
 
     Raises:
         InputError: as `verbalization`.
@@ -67,6 +67,7 @@ def verbalize(result: "xr.Dataset") -> str:
 def _statements(result: "xr.Dataset") -> "list[Statement]":
     import xarray as xr
 
+    from probe.explainers._verbalize.maps import flow_statements, map_statements
     from probe.explainers._verbalize.strip import strip_statements
     from probe.explainers._verbalize.table import table_statements
     from probe.explainers.spec import DeclarationError, check_result
@@ -76,6 +77,8 @@ def _statements(result: "xr.Dataset") -> "list[Statement]":
     kinds: dict[str, Callable[[xr.Dataset], list[Statement]]] = {
         "token_strip": strip_statements,
         "head_table": table_statements,
+        "map2d": map_statements,
+        "flow": flow_statements,
     }
     kind = result.attrs.get("kind")
     if kind not in kinds:
