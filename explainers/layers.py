@@ -206,7 +206,9 @@ def _of_model(
             sides = [None if group is None else group.dataset for group in groups]
             heads = tuple(range(call.q.shape[1]))
             receive(
-                Layer(call.layer, call.name, heads, call.q, call.k, call.v, call.spec, sides[0], sides[1], call)
+                Layer(
+                    call.layer, call.name, heads, call.q, call.k, call.v, call.spec, sides[0], sides[1], call
+                )
             )
 
     padded = {n: p.valid for n, p in prepared.positions.items() if not bool(p.valid.all())}

@@ -50,7 +50,13 @@ _KIND_VARIABLES: dict[str, tuple[str, ...]] = {
     "token_strip": ("text", "role", "start", "end"),
     "text": ("text", "claim", "value", "tokens"),
     "map2d": ("row", "column", "text"),  # text: what stands at each column
-    "flow": ("source", "target", "node_layer", "node_token", "node_text"),  # ends of links are numbers of nodes
+    "flow": (
+        "source",
+        "target",
+        "node_layer",
+        "node_token",
+        "node_text",
+    ),  # ends of links are numbers of nodes
 }
 
 

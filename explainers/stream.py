@@ -11,7 +11,6 @@ from probe.errors import ModelError
 from probe.explainers.layers import Layer, each_layer
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 #: From hidden states [B, N, D], and which tokens are no padding [B, N], to anything small.
@@ -33,8 +32,8 @@ def residual_stream(
         look: called with hidden states of every candidate and the valid tokens; what it returns is kept.
 
     Returns:
-        What `look` said of the input of the first block and of the output of each; the blocks' names; places of the tokens; which
-        of them are no padding, [B, N]; attributes of the result.
+        What `look` said of the input of the first block and of the output of each; the blocks' names; places of the
+        tokens; which of them are no padding, [B, N]; attributes of the result.
 
     Raises:
         ModelError: no block around the attention.
@@ -75,9 +74,7 @@ def residual_stream(
                     handle = part.register_forward_hook(hook(name), with_kwargs=True)
                     hooks.callback(handle.remove)
         origin = each_layer(model, inputs, tower, hear)
-    blocks = list(
-        dict.fromkeys(name for layer in heard if (name := _block(layer.module, after)) is not None)
-    )
+    blocks = list(dict.fromkeys(name for layer in heard if (name := _block(layer.module, after)) is not None))
     if not blocks:
         raise ModelError(
             f"{type(module).__name__}: its attention ({heard[0].module}) stands in no numbered block with hidden states "

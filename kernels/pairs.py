@@ -51,7 +51,7 @@ def pair_weights(
             f"keys: got shape {tuple(keys.shape)} with rows {tuple(rows.shape)}, expected two lists of one length"
         )
     for name, at, n in (("rows", rows, q.shape[2]), ("keys", keys, k.shape[2])):
-        if at.numel() and not (0 <= int(at.min()) and int(at.max()) < n):
+        if at.numel() and not (int(at.min()) >= 0 and int(at.max()) < n):
             raise ValueError(
                 f"{name}: got numbers from {int(at.min())} to {int(at.max())}, expected 0 to {n - 1}"
             )

@@ -48,14 +48,18 @@ def draw_flow(result: xr.Dataset) -> go.Figure:
         go.Sankey(
             arrangement="fixed",
             node={
-                "label": [html.escape(shorten(t, 16)) if o else "" for t, o in zip(texts, outer, strict=True)],
+                "label": [
+                    html.escape(shorten(t, 16)) if o else "" for t, o in zip(texts, outer, strict=True)
+                ],
                 "x": 0.02 + 0.96 * (layer - first) / max(last - first, 1),
                 "y": 0.02 + 0.96 * (token - token.min()) / max(int(np.ptp(token)), 1),
                 "color": theme.SUPPORT,
                 "pad": 6,
                 "thickness": 10,
                 "line": {"width": 0},
-                "customdata": [f"after {n} layers, “{html.escape(t)}”" for n, t in zip(layer, texts, strict=True)],
+                "customdata": [
+                    f"after {n} layers, “{html.escape(t)}”" for n, t in zip(layer, texts, strict=True)
+                ],
                 "hovertemplate": "%{customdata}: %{value:.3g}<extra></extra>",
             },
             link={

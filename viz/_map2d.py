@@ -57,7 +57,7 @@ def draw_map2d(result: xr.Dataset) -> go.Figure:
             title_text=_plain(margin), gridcolor=theme.RULE, rangemode="tozero", nticks=4, row=1, col=2
         )
     _axes(figure, result, rows, texts)
-    figure.update_layout(**_layout(result, name, values, rows, texts, group))
+    figure.update_layout(**_layout(result, values, rows, texts, group))
     return figure
 
 
@@ -81,7 +81,11 @@ def _heatmap(
     unit = str(result.attrs.get("unit", ""))
     suffix = "" if unit in ("", "1") else f" {html.escape(unit)}"
     ticks = np.arange(np.ceil(low), np.floor(bound) + 1)
-    bar: dict[str, object] = {"thickness": 12, "outlinewidth": 0, "title": {"text": html.escape(_plain(name))}}
+    bar: dict[str, object] = {
+        "thickness": 12,
+        "outlinewidth": 0,
+        "title": {"text": html.escape(_plain(name))},
+    }
     if log and ticks.size:
         bar |= {"tickvals": ticks, "ticktext": [f"{10.0**t:g}" for t in ticks]}
     return go.Heatmap(
@@ -149,7 +153,6 @@ def _axes(figure: go.Figure, result: xr.Dataset, rows: list[str], texts: list[st
 
 def _layout(
     result: xr.Dataset,
-    name: str,
     values: NDArray[np.float64],
     rows: list[str],
     texts: list[str],

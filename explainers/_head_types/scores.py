@@ -7,6 +7,7 @@ import numpy as np
 
 from probe.errors import InputError
 from probe.explainers._head_types.pairs import at_offset, copies, mass_of
+from probe.explainers._rollout.step import uniform_of
 from probe.explainers.layers import Layer
 from probe.explainers.reading import Floats, Ints
 
@@ -57,7 +58,7 @@ def _tokens(layer: Layer, sample: int) -> tuple[Ints, Ints, Ints]:
     known = layer.keys
     if known is None or "id" not in known or (known["id"].values[sample][places] < 0).any():
         raise InputError(
-            "inputs: the ids of the tokens are not known, expected a text or input_ids: induction and duplicates are told by them"
+            "inputs: the ids of the tokens are not known, expected a text or input_ids (induction is told by them)"
         )
     ids = known["id"].values[sample][places].astype(np.int64)
     texts = [str(t) for t in known["text"].values[sample][places]]
@@ -96,20 +97,17 @@ def _sets(layer: Layer, places: Ints, separators: Ints, seen: Floats, rows: Any)
     import torch
 
     from probe.kernels.row_pass import row_stats
-    from probe.kernels.visible import visible_pairs
 
     sets = torch.zeros(1, 1, layer.k.shape[2], 2, dtype=torch.bool, device=layer.q.device)
     sets[..., int(places[0]), 0] = True
     behind = torch.from_numpy(separators[separators != places[0]]).to(layer.q.device)
     sets[0, 0, behind, 1] = True
     mass = row_stats(layer.q, layer.k, layer.spec, (), key_sets=sets)["set_mass"][0].double()
-    numbers = torch.arange(layer.q.shape[2], device=layer.q.device)
-    first = visible_pairs(layer.spec, 0, numbers, numbers.new_full((1,), int(places[0]))).double()
-    count = torch.zeros_like(first)
-    for key in behind:  # few of many tokens: one vector each
-        count += visible_pairs(layer.spec, 0, numbers, key[None])
-    found = _means("first_token", mass[..., 0], first, seen, rows)
-    return found | _means("separator", mass[..., 1], count, seen, rows)
+    even = uniform_of(layer)
+    chance = row_stats(even.q, even.k, even.spec, (), key_sets=sets)["set_mass"][0, 0].double()
+    count = (chance.nan_to_num(0.0) * torch.from_numpy(seen).to(chance.device)[:, None]).round()
+    found = _means("first_token", mass[..., 0], count[:, 0], seen, rows)
+    return found | _means("separator", mass[..., 1], count[:, 1], seen, rows)
 
 
 def _offsets(
@@ -130,7 +128,11 @@ def _offsets(
         better = here["offset"] > best  # False where it is NaN
         best = np.where(better, here["offset"], best)
         which, chance = np.where(better, float(o), which), np.where(better, here["offset_chance"], chance)
-    found |= {"offset": np.where(np.isfinite(best), best, np.nan), "offset_chance": chance, "offset_of": which}
+    found |= {
+        "offset": np.where(np.isfinite(best), best, np.nan),
+        "offset_chance": chance,
+        "offset_of": which,
+    }
     near = [masses[o] for o in offsets if abs(o) < window]
     together = sum((m for m, _ in near), nothing[0]), sum((c for _, c in near), nothing[1])
     return found | _means("local", *together, seen, rows)

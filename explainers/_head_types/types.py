@@ -1,4 +1,4 @@
-"""Head types: which heads look at the token before, copy what followed an earlier copy, rest on the first token, …"""
+"""Head types: which heads look at the token before, copy what followed an earlier copy, or rest on the first."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,15 +46,17 @@ def head_types(
     """Of which kind each head is, with the evidence: the mean mass that it gives to the keys of each kind.
 
     first_token: the first token. previous_token: i − 1. offset: the best other distance up to `max_offset`. local: all within
-    `window`. duplicate_token: other copies of the token. induction: what followed other copies of it. separator: punctuation, line
-    breaks and special tokens behind the first. Means are over the rows that see such a key and another one; `…_chance` is what a
+    `window`. duplicate_token: other copies of the token. induction: what followed other copies of it. separator:
+    punctuation, line
+    breaks and special tokens behind the first. Means are over the rows that see such a key and another one; `…_chance`
+    is what a
     head that spreads evenly would give in the same rows. All are exact, from lists of pairs and one sweep, at any length.
 
     Args:
         source: a record that kept q, k and v, or a model.
         inputs: of the model; without them it gets random tokens, repeated once, on which nothing but copying helps.
-        threshold: least score; of several kinds that reach it the highest wins; first_token comes into question where no other does
-            (a head rests there when what it looks for is missing), local last.
+        threshold: least score; of several kinds that reach it the highest wins; first_token comes into question where no
+            other does (a head rests there when what it looks for is missing), local last.
         lift: least ratio of the score to the chance.
         max_offset: of positional heads.
         window: of local heads.
@@ -65,7 +67,8 @@ def head_types(
         tower: which tower.
 
     Returns:
-        head_table: score, that of the head's kind, or the highest where no kind holds; type, its kind or ""; mark, the same in short; each
+        head_table: score, that of the head's kind, or the highest where no kind holds; type, its kind or ""; mark, the
+            same in short; each
         kind's score and chance, means over samples; offset_of, the best offset (positive: before).
 
     Raises:
@@ -87,7 +90,11 @@ def head_types(
     labels, strength = kinds_of({str(n): v.values for n, v in result.data_vars.items()}, threshold, lift)
     marks = [[KINDS_OF_HEADS.get(str(label), "") for label in row] for row in labels]
     over = ("layer", "head")
-    first = {"score": (over, strength), "type": (over, strings(labels.tolist())), "mark": (over, strings(marks))}
+    first = {
+        "score": (over, strength),
+        "type": (over, strings(labels.tolist())),
+        "mark": (over, strings(marks)),
+    }
     evidence = [name for kind in KINDS_OF_HEADS for name in (kind, f"{kind}_chance")]
     result = xr.Dataset(first, coords=result.coords).merge(result[[*evidence, "offset_of"]])
     result.attrs = {**origin, "unit": "1", "value": "score", "mark": "mark"}
@@ -115,10 +122,14 @@ def _repeated(model: Any, length: int, batch: int, seed: int) -> dict[str, "torc
     if hasattr(module, "get_input_embeddings"):
         size = getattr(module.get_input_embeddings(), "num_embeddings", size)
     if not isinstance(size, int):
-        raise InputError(f"inputs: {type(module).__name__} shows no vocabulary to draw from; give a text or input_ids")
+        raise InputError(
+            f"inputs: {type(module).__name__} shows no vocabulary to draw from; give a text or input_ids"
+        )
     special = set(getattr(tokenizer, "all_special_ids", ()) or ())
     allowed = np.array([i for i in range(size) if i not in special])
     draw = np.random.default_rng(seed)
-    once = allowed[np.stack([draw.choice(len(allowed), length, replace=length > len(allowed)) for _ in range(batch)])]
+    once = allowed[
+        np.stack([draw.choice(len(allowed), length, replace=length > len(allowed)) for _ in range(batch)])
+    ]
     ids = torch.from_numpy(np.concatenate([once, once], 1))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     title="Rank collapse over depth",
     shape="runs",
     kind="map2d",
-    references=(
-        "Dong, Cordonnier and Loukas, Attention is Not All You Need, ICML 2021 (arXiv 2103.03404)",
-    ),
+    references=("Dong, Cordonnier and Loukas, Attention is Not All You Need, ICML 2021 (arXiv 2103.03404)",),
 )
 def rank_collapse(
     model: Any,
@@ -32,8 +30,8 @@ def rank_collapse(
 ) -> xr.Dataset:
     """Whether the residual stream collapses towards one vector: how much of each token's vector is its own.
 
-    res(X) = X − 1x̄ with the mean x̄ of the tokens. A share of 0 means that all tokens have become one vector (rank one); attention
-    without skip connections and MLPs gets there doubly exponentially with depth.
+    res(X) = X − 1x̄ with the mean x̄ of the tokens. A share of 0 means that all tokens have become one vector (rank
+    one); attention without skip connections and MLPs gets there doubly exponentially with depth.
 
     Args:
         model: whose residual stream is looked at.
@@ -42,7 +40,8 @@ def rank_collapse(
         tower: which tower.
 
     Returns:
-        map2d, rows 0 (before the first block) to the number of blocks, columns the tokens: token_residual, ‖x_i − x̄‖ / ‖x_i‖. Over
+        map2d, rows 0 (before the first block) to the number of blocks, columns the tokens: token_residual, ‖x_i − x̄‖ /
+        ‖x_i‖. Over
         rows: residual ‖res(X)‖_F / ‖X‖_F, composite √(‖res‖₁‖res‖_∞) / √(‖X‖₁‖X‖_∞), cosine, the mean over pairs of tokens.
 
     Raises:

@@ -36,9 +36,7 @@ def feature_rank(
     source: Any,
     inputs: Any = None,
     *,
-    measure: Annotated[
-        str, Choice(*MEASURES, help="measure of rank that is compared")
-    ] = "effective_rank",
+    measure: Annotated[str, Choice(*MEASURES, help="measure of rank that is compared")] = "effective_rank",
     full: Annotated[
         bool, Flag("linear attention reads every token, whatever the model's own mask says")
     ] = False,

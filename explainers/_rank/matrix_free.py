@@ -12,7 +12,8 @@ Gauss, and Gauss-Radau with a node at 0 (its bidiagonal matrix has a row more). 
 from below; their mean is taken, and half their distance is the error that the short run is charged with. It is cautious:
 the mean mostly errs several times less.
 
-Sources: Halko, Martinsson and Tropp 2011 (block); Ubaru, Chen and Saad 2017 (quadrature); Meyer et al. 2021, Hutch++ (deflation);
+Sources: Halko, Martinsson and Tropp 2011 (block); Ubaru, Chen and Saad 2017 (quadrature); Meyer et al. 2021, Hutch++
+(deflation);
 Golub and Meurant 2010 (bounds). Singular values come from the bidiagonal matrix, never from a Gram matrix, whose spectrum is
 squared.
 """
@@ -71,8 +72,8 @@ def estimate(
         energy: of the energy rank.
 
     Returns:
-        [...] float64 each: stable_rank, nuclear_ratio, participation, effective_rank, each with `…_error`: one standard error of
-        the sampling plus half the distance of the two quadratures (and what the residual leaves open in s₁);
+        [...] float64 each: stable_rank, nuclear_ratio, participation, effective_rank, each with `…_error`: one standard
+        error of the sampling plus half the distance of the two quadratures (and what the residual leaves open in s₁);
         largest (s₁, from below) and largest_error; energy_rank, NaN where the block does not hold that share, since nothing is
         known of the values beyond it; block_energy, the share that it holds.
     """

@@ -56,8 +56,7 @@ def map_of(layer: Layer, sample: int, place: int) -> Floats:
             f"method: got 'exact' for a map of {len(queries)} × {len(keys)}, expected at most {EXACT_LIMIT} a side; "
             "use method='free' (stable, effective, nuclear, participation, with errors)"
         )
-    values = np.asarray(tile(one.q, one.k, one.spec, one.lse, queries, keys)[0, 0].cpu(), dtype=np.float64)
-    return values
+    return np.asarray(tile(one.q, one.k, one.spec, one.lse, queries, keys)[0, 0].cpu(), dtype=np.float64)
 
 
 def sample_of(layer: Layer, sample: int) -> Layer:

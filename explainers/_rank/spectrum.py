@@ -28,14 +28,15 @@ def rank_measures(matrix: Any, *, data_dtype: str | None = None, energy: float =
 
     Args:
         matrix: [m, n], an array or a tensor.
-        data_dtype: the coarsest type that its numbers went through, "float64", "float32", "float16" or "bfloat16": the tolerance
+        data_dtype: the coarsest type that its numbers went through, "float64", "float32", "float16" or "bfloat16": the
+            tolerance
             of the numerical rank follows it. A float32 product that is cast to float64 afterwards still has float32's errors,
             and counts as full rank if this is not said. None for the matrix' own type.
         energy: share of Σ s² that the energy rank holds.
 
     Returns:
-        effective_rank exp(−Σ p ln p) with p = s / Σ s (Roy and Vetterli 2007); stable_rank ‖M‖²_F / s₁²; nuclear_ratio Σ s / s₁;
-        participation (Σ s)² / Σ s²; energy_rank, the smallest k with Σ_{i≤k} s² ≥ energy · Σ s²; numerical_rank,
+        effective_rank exp(−Σ p ln p) with p = s / Σ s (Roy and Vetterli 2007); stable_rank ‖M‖²_F / s₁²; nuclear_ratio Σ
+        s / s₁; participation (Σ s)² / Σ s²; energy_rank, the smallest k with Σ_{i≤k} s² ≥ energy · Σ s²; numerical_rank,
         #{s > max(m, n) · eps(data_dtype) · s₁}; above_1_percent, #{s > 0.01 s₁}. All 0 for the zero matrix.
 
     Raises:

@@ -23,7 +23,9 @@ _UNIT = 2.0**-28
     title="Attention flow",
     shape="runs",
     kind="flow",
-    references=("Abnar and Zuidema, Quantifying Attention Flow in Transformers, ACL 2020 (arXiv 2005.00928)",),
+    references=(
+        "Abnar and Zuidema, Quantifying Attention Flow in Transformers, ACL 2020 (arXiv 2005.00928)",
+    ),
 )
 def attention_flow(
     source: Any,
@@ -40,7 +42,8 @@ def attention_flow(
 ) -> xr.Dataset:
     """How much each token could send to one target if attention weights were the capacities of pipes.
 
-    Nodes are the tokens after each layer; the pipe from token j to token i has the capacity 0.5 · mean over heads of A[l, h]_ij, plus
+    Nodes are the tokens after each layer; the pipe from token j to token i has the capacity 0.5 · mean over heads of
+    A[l, h]_ij, plus
     0.5 for i = j. Capacities are rounded down to 2⁻²⁸. At most 64 tokens; for longer texts there is `rollout`.
 
     Args:
@@ -86,9 +89,7 @@ def attention_flow(
         drawn = place_of(origin, known["valid"][known["valid"]])
     result = _links(flows[drawn][1], len(maps), texts)
     result = result.assign(flow=("token", amounts), token_text=("token", strings(texts)))
-    story = (
-        f"from “{texts[drawn].strip() or '␣'}” {amounts[drawn]:.2f} can flow to “{texts[target].strip() or '␣'}”"
-    )
+    story = f"from “{texts[drawn].strip() or '␣'}” {amounts[drawn]:.2f} can flow to “{texts[target].strip() or '␣'}”"
     result.attrs = {**attrs, "unit": "1", "value": "carried", "sample": sample, "residual": "half"}
     result.attrs |= {"head_fusion": "mean", "origin": texts[drawn], "target": texts[target], "story": story}
     result.attrs |= {"origin_index": drawn, "target_index": target, "layers": len(maps)}

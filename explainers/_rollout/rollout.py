@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     title="Attention rollout",
     shape="runs",
     kind="map2d",
-    references=("Abnar and Zuidema, Quantifying Attention Flow in Transformers, ACL 2020 (arXiv 2005.00928)",),
+    references=(
+        "Abnar and Zuidema, Quantifying Attention Flow in Transformers, ACL 2020 (arXiv 2005.00928)",
+    ),
 )
 def rollout(
     source: Any,
@@ -44,7 +46,8 @@ def rollout(
 ) -> xr.Dataset:
     """From which tokens, through all layers, one token's vector comes, or in which tokens one token ends up.
 
-    A_l = r + (1 − r) · mean over heads of A[l, h], R = A_L … A_1. Row t of R (backward) is made from the last layer down, column s
+    A_l = r + (1 − r) · mean over heads of A[l, h], R = A_L … A_1. Row t of R (backward) is made from the last layer
+    down, column s
     (forward) from the first one up, by products of each layer's maps with one vector. In causal models the first tokens
     collect mass by construction; "uniform" divides by what maps that spread evenly over the same visible keys would give.
 
@@ -53,8 +56,8 @@ def rollout(
         inputs: of the model.
         direction: "backward" for a target token, "forward" for a source token.
         position: which token, among those that are no padding.
-        residual: the convention 0.5, or "measured" (of a model): ‖x_i‖ / (‖x_i‖ + ‖attention_i‖) for each token and layer, where
-            the model adds the attention's output to x itself.
+        residual: the convention 0.5, or "measured" (of a model): ‖x_i‖ / (‖x_i‖ + ‖attention_i‖) for each token and
+            layer, where the model adds the attention's output to x itself.
         normalise: "uniform" gives ratios, 1 where nothing but the mask speaks.
         sample: which sample.
         tower: which tower.
@@ -141,7 +144,11 @@ class _Run:
         what = "the target" if self.backward else "the source"
         result.attrs = {**origin, "unit": "1", "value": "rollout", "sample": self.sample}
         result.attrs |= {"row_title": "layers passed", "column_title": "token", "margin": "first_token"}
-        result.attrs |= {"token": texts[self.at], "token_index": self.at, "story": _story(result, what, texts[self.at])}
+        result.attrs |= {
+            "token": texts[self.at],
+            "token_index": self.at,
+            "story": _story(result, what, texts[self.at]),
+        }
         return result
 
 

@@ -34,7 +34,9 @@ def map_statements(data: xr.Dataset) -> list[Statement]:
     return found
 
 
-def _course(values: "np.ndarray[tuple[int], np.dtype[np.float64]]", label: str, title: str, rows: object) -> list[Statement]:
+def _course(
+    values: "np.ndarray[tuple[int], np.dtype[np.float64]]", label: str, title: str, rows: object
+) -> list[Statement]:
     there = np.flatnonzero(np.isfinite(values))
     if not there.size:
         return []
@@ -56,7 +58,8 @@ def _rollout(data: xr.Dataset) -> list[Statement]:
     texts = [str(t) for t in data["text"].values]
     order = [int(i) for i in np.argsort(-np.nan_to_num(row), kind="stable")[:3] if np.nan_to_num(row)[i] > 0]
     told = [
-        f"{quoted(texts[i])} ({f'{row[i]:.1f} times an even map' if ratio else percent(float(row[i]))})" for i in order
+        f"{quoted(texts[i])} ({f'{row[i]:.1f} times an even map' if ratio else percent(float(row[i]))})"
+        for i in order
     ]
     token = quoted(str(data.attrs["token"]))
     start = (

@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from probe.explainers._verbalize.heads import sink_strip_statements
 from probe.explainers._verbalize.statement import Statement
 from probe.explainers._verbalize.words import Run, Words, effective_number, standing_runs, words_of
 from probe.explainers.wording import in_words, listing, ordinal, percent, plural, probability, quoted, signed
@@ -62,6 +63,8 @@ def strip_statements(data: xr.Dataset) -> list[Statement]:
     Raises:
         InputError: no text token, or scores that are not finite.
     """
+    if data.attrs["explainer"] == "sink_tokens":
+        return sink_strip_statements(data)
     words = words_of(data)
     strip = _Strip(data, words, standing_runs(words.scores))
     even = _even(strip)

@@ -7,12 +7,13 @@ import numpy as np
 import xarray as xr
 
 from probe.errors import InputError
+from probe.explainers._verbalize.heads import feature_statements, head_type_statements, rank_statements
 from probe.explainers._verbalize.statement import Statement
 from probe.explainers.wording import listing, percent, plural, quoted
 
 
 def table_statements(data: xr.Dataset) -> list[Statement]:
-    """The sentences of a head_table; `sinks` and `entropy` have their own, others name their extremes.
+    """The sentences of a head_table; some explainers have their own, others name their extremes.
 
     Raises:
         InputError: a table without any finite number.
@@ -20,7 +21,13 @@ def table_statements(data: xr.Dataset) -> list[Statement]:
     value = data[data.attrs["value"]]
     if not np.isfinite(value.values).any():
         raise InputError(f"the table {data.attrs['value']!r} has no finite number to put into words")
-    special: dict[str, Callable[[xr.Dataset], list[Statement]]] = {"sinks": _sinks, "entropy": _entropy}
+    special: dict[str, Callable[[xr.Dataset], list[Statement]]] = {
+        "sinks": _sinks,
+        "entropy": _entropy,
+        "rank": rank_statements,
+        "feature_rank": feature_statements,
+        "head_types": head_type_statements,
+    }
     return special.get(str(data.attrs["explainer"]), _extremes)(data)
 
 

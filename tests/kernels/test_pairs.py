@@ -26,7 +26,9 @@ def test_equals_the_map_written_out_under_every_rule(rule, monkeypatch):
 
 def test_float32_errs_no_more_than_twice_plain_torch():
     q, k, spec = make("gemma", 2, 4, 2, 100, 24)
-    truth, plain = (attention(q, k, spec, dtype)[0][0, :, 40:60, 30] for dtype in (torch.float64, torch.float32))
+    truth, plain = (
+        attention(q, k, spec, dtype)[0][0, :, 40:60, 30] for dtype in (torch.float64, torch.float32)
+    )
     lse = row_stats(q, k, spec, ("lse",), "reference")["lse"]
     found = pair_weights(q, k, spec, lse, torch.arange(40, 60), torch.full((20,), 30))
     eps = torch.finfo(torch.float32).eps
@@ -39,7 +41,10 @@ def test_no_pair_gives_nothing_and_wrong_numbers_are_refused():
     none = torch.empty(0, dtype=torch.int64)
     assert pair_weights(q, k, spec, lse, none, none).shape == (2, 0)
     one = torch.tensor([3])
-    for rows, keys, said in ((one, one + 7, "keys: got numbers from 10"), (one - 4, one, "rows: got numbers from -1")):
+    for rows, keys, said in (
+        (one, one + 7, "keys: got numbers from 10"),
+        (one - 4, one, "rows: got numbers from -1"),
+    ):
         with pytest.raises(ValueError, match=said):
             pair_weights(q, k, spec, lse, rows, keys)
     with pytest.raises(ValueError, match="two lists of one length"):
