@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from probe.dashboard.explain_command import check_page
+from probe.dashboard.explain_options import Places
 from probe.dashboard.failure import say
 from probe.dashboard.render import show_words
 from probe.dashboard.terminal import clean, out, quiet_stdout, working
@@ -117,7 +117,7 @@ def explain(
     Returns:
         0.
     """
-    check_page(files["html"])
+    Places(html=files["html"]).check()
     with quiet_stdout(), working("explaining"):
         from probe import capture_mil
         from probe import explainers as ex
@@ -183,7 +183,7 @@ def concentration(
     Returns:
         0.
     """
-    check_page(html)
+    Places(html=html).check()
     with quiet_stdout(), working("reading attention"):
         from probe import capture_mil, open_record
         from probe import explainers as ex

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from probe.dashboard.explain_command import check_page
+from probe.dashboard.explain_options import Places
 from probe.dashboard.failure import say
 from probe.dashboard.terminal import out, quiet_stdout
 from probe.errors import InputError
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from probe.explainers.spec import Explainer, Parameter
-
-SPOKEN = ("head_table", "token_strip", "concentration", "embedding", "slide_overlay")
-"""Kinds of results that have words."""
 
 
 def run(name: str, store: Path, options: list[str], html: Path | None, as_json: bool) -> int:
@@ -33,7 +31,7 @@ def run(name: str, store: Path, options: list[str], html: Path | None, as_json: 
     Returns:
         0.
     """
-    check_page(html)
+    Places(html=html).check()
     with quiet_stdout():
         from probe import explainers as ex
 
@@ -49,7 +47,7 @@ def run(name: str, store: Path, options: list[str], html: Path | None, as_json: 
         parameters = parse(explainer, options)
         record = open_record(store)
         result = explainer.function(record, **parameters)
-        words = ex.verbalization(result) if explainer.kind in SPOKEN else None
+        words = ex.verbalization(result) if ex.has_words(result) else None
     if html is not None:
         from probe import viz
 
@@ -65,6 +63,7 @@ def run(name: str, store: Path, options: list[str], html: Path | None, as_json: 
 def _show(result: xr.Dataset, words: xr.Dataset | None, record: xr.DataTree, as_json: bool) -> None:
     from probe.dashboard import as_json as documents
     from probe.dashboard.render import show_explanation, show_head_table, show_words
+    from probe.dashboard.render_maps import show_flow, show_map2d
 
     if as_json:
         passed = bool(record["validity"].attrs.get("passed", False))
@@ -72,9 +71,9 @@ def _show(result: xr.Dataset, words: xr.Dataset | None, record: xr.DataTree, as_
         documents.emit({"result": documents.dataset(result), "sentences": said, "record_passed": passed})
         return
     sentences = [] if words is None else [str(sentence) for sentence in words["text"].values]
-    show = {"head_table": show_head_table, "token_strip": show_explanation}.get(result.attrs["kind"])
-    if show is None and sentences:
-        show = show_words
+    forms = {"head_table": show_head_table, "token_strip": show_explanation}
+    forms |= {"map2d": show_map2d, "flow": show_flow}
+    show = forms.get(result.attrs["kind"], show_words if sentences else None)
     if show is None:
         raise InputError(f"a result of kind {result.attrs['kind']!r} has no terminal form yet: use --json")
     show(out(), result, sentences)
@@ -90,7 +89,7 @@ def on_pictures(explainer: Explainer) -> bool:
 
 
 def find(name: str) -> Explainer:
-    """The explainer of that name, if it reads records.
+    """The explainer of that name, if it can go by a record: it reads one, or takes one that kept q, k and v as its source.
 
     Args:
         name: As `probe run --list` shows it.
@@ -101,12 +100,18 @@ def find(name: str) -> Explainer:
     from probe import explainers as ex
 
     known = ex.registry()
-    reading = ", ".join(sorted(n for n, e in known.items() if e.shape == "reads"))
+    reading = ", ".join(sorted(n for n, e in known.items() if takes_record(e)))
     if name not in known:
         raise InputError(f"no explainer named {name!r}; those that read a record: {reading}")
-    if known[name].shape != "reads":
+    if not takes_record(known[name]):
         raise InputError(f"{name} needs a model (`probe explain`); those that read a record: {reading}")
     return known[name]
+
+
+def takes_record(explainer: Explainer) -> bool:
+    """Whether an explainer can go by a record alone; its first argument is then called `trace` or `source`."""
+    first = next(iter(signature(explainer.function).parameters), "")
+    return explainer.shape == "reads" or (explainer.shape == "runs" and first == "source")
 
 
 def parse(explainer: Explainer, options: list[str]) -> dict[str, Any]:
@@ -178,7 +183,8 @@ def list_explainers(name: str | None, as_json: bool) -> int:
         return 0
     console = out()
     for name, explainer in sorted(known.items()):
-        how = "probe run" if explainer.shape == "reads" or on_pictures(explainer) else "probe explain"
+        how = "probe run" if takes_record(explainer) or on_pictures(explainer) else f"ex.{name}"
+        how = "probe explain" if name == "saliency" else how
         console.print(f"{name}  ({how}, {explainer.kind})", style="bold")
         console.print(f"  {explainer.summary}")
         for p in explainer.parameters:

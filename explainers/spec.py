@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, Union, get_args, get_origin
 
-from probe.errors import InputError, ProbeError
+from probe.errors import InputError
+from probe.explainers.kinds import KINDS, DeclarationError, check_result
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -27,45 +28,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 Shape = Literal["reads", "runs", "steers"]
 SHAPES = ("reads", "runs", "steers")
-
-# kind -> dims of the primary variable; None: open until the first explainer of that kind fixes them
-KINDS: dict[str, tuple[str, ...] | None] = {
-    "head_table": ("layer", "head"),
-    "token_strip": ("token",),
-    "text": ("statement",),
-    "measure_table": ("method", "measure"),
-    "map2d": None,
-    "image_overlay": None,
-    "embedding": ("point", "axis"),
-    "image_overlay": ("map", "row", "column"),
-    "embedding": None,
-    "path": None,
-    "flow": None,
-    "concentration": ("bag", "k"),
-    "slide_overlay": ("patch",),
-}
-_ATTRS = ("kind", "explainer", "title", "parameters", "references", "unit", "value", "model")
-_KIND_ATTRS: dict[str, tuple[str, ...]] = {
-    "token_strip": ("target", "target_probability", "method", "signed", "input"),
-    "embedding": ("method", "seed", "points", "colours"),
-    "slide_overlay": ("of", "patch_size", "width", "height", "downsample"),
-    "image_overlay": ("target", "target_probability", "method", "input"),
-}
-_KIND_VARIABLES: dict[str, tuple[str, ...]] = {
-    "head_table": ("layer", "head"),
-    "token_strip": ("text", "role", "start", "end"),
-    "text": ("text", "claim", "value", "tokens"),
-    "embedding": ("axis",),
-    "concentration": ("k", "name", "label", "instances", "entropy", "effective", "activated", "overlap"),
-    "slide_overlay": ("percentile", "x", "y", "region", "region_patches", "region_mass"),
-    "measure_table": ("method", "measure", "low", "high", "count", "better"),
-    "image_overlay": ("picture", "name", "signed"),
-}
-
-
-class DeclarationError(ProbeError):
-    """An explainer's declaration, or the result it returned, breaks the contract: a fault of its author."""
-
 
 @dataclass(frozen=True)
 class Interval:
@@ -237,28 +199,6 @@ def explainer(
         return call
 
     return declare
-
-
-def check_result(result: "xr.Dataset") -> None:
-    """Hold a result against the contract of its kind.
-
-    Raises:
-        DeclarationError: an attribute, variable or dimension is missing or wrong; the message names it.
-    """
-    kind = result.attrs.get("kind")
-    name = result.attrs.get("explainer", "a result")
-    if kind not in KINDS:
-        raise DeclarationError(f"{name}: kind is {kind!r}, expected one of {', '.join(KINDS)}")
-    missing = [a for a in (*_ATTRS, *_KIND_ATTRS.get(kind, ())) if a not in result.attrs]
-    if missing:
-        raise DeclarationError(f"{name}: a {kind} result lacks the attributes {', '.join(missing)}")
-    value = result.attrs["value"]
-    absent = [v for v in (value, *_KIND_VARIABLES.get(kind, ())) if v not in result.variables]
-    if absent:
-        raise DeclarationError(f"{name}: a {kind} result lacks the variables {', '.join(absent)}")
-    dims = KINDS[kind]
-    if dims is not None and result[value].dims != dims:
-        raise DeclarationError(f"{name}: {value} has dims {result[value].dims}, a {kind} has {dims}")
 
 
 def _entry(

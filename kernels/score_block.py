@@ -71,19 +71,35 @@ def chunks(q: Float[Tensor, "B H Nq D"], k: Float[Tensor, "B Hkv Nk D"], spec: S
 def _apply_rules(
     scores: Float[Tensor, "G rows keys"], spec: ScoreSpec, sample: int, heads: slice, rows: range, keys: range
 ) -> Float[Tensor, "G rows keys"]:
-    if spec.softcap is not None:
-        scores = torch.tanh_(scores.div_(spec.softcap)).mul_(spec.softcap)
     if spec.slopes is None and spec.distance_bias is None:
-        return _hide(scores, spec, sample, rows, keys)
+        return _hide(shaped(scores, spec, heads), spec, sample, rows, keys)
     i = torch.arange(rows.start, rows.stop, device=scores.device)[:, None] + spec.offset
     distance = torch.arange(keys.start, keys.stop, device=scores.device)[None, :] - i
+    return _hide(shaped(scores, spec, heads, distance), spec, sample, rows, keys)
+
+
+def shaped(
+    scores: Float[Tensor, "G ..."], spec: ScoreSpec, heads: slice, distance: Tensor | None = None
+) -> Float[Tensor, "G ..."]:
+    """Products scale · q·k under the rules that bend them: soft-cap, slopes and learned biases.
+
+    Args:
+        scores: the products of some heads; overwritten.
+        spec: the rules.
+        heads: which heads these are.
+        distance: key minus query position of each, [...]; needed where slopes or biases are in play.
+    """
+    if spec.softcap is not None:
+        scores = torch.tanh_(scores.div_(spec.softcap)).mul_(spec.softcap)
+    if distance is None:
+        return scores
     if spec.slopes is not None:
-        scores += spec.slopes[heads, None, None].to(scores.dtype) * distance
+        scores += spec.slopes[heads].to(scores.dtype).view(-1, *[1] * distance.ndim) * distance
     if spec.distance_bias is not None:
         reach = spec.distance_bias.shape[1] // 2
         scores += spec.distance_bias[heads][:, distance.clamp(-reach, reach) + reach].to(scores.dtype)
         scores.clamp_(min=FLOOR)
-    return _hide(scores, spec, sample, rows, keys)
+    return scores
 
 
 def _hide(

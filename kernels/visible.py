@@ -72,10 +72,22 @@ def visible_block(
     spec: ScoreSpec, sample: int, rows: range, keys: range, device: torch.device | str
 ) -> Bool[Tensor, "rows keys"]:
     """Which keys of `keys` the queries of `rows` see: one rectangle of the mask of one sample."""
-    i = torch.arange(rows.start, rows.stop, device=device)[:, None] + spec.offset
-    j = torch.arange(keys.start, keys.stop, device=device)[None, :]
+    row = torch.arange(rows.start, rows.stop, device=device)[:, None]
+    return visible_pairs(spec, sample, row, torch.arange(keys.start, keys.stop, device=device)[None, :])
+
+
+def visible_pairs(spec: ScoreSpec, sample: int, rows: Int[Tensor, "..."], keys: Int[Tensor, "..."]) -> Tensor:
+    """Whether a query row sees a key, for rows and keys of shapes that broadcast: the mask of one sample.
+
+    Args:
+        spec: the rules.
+        sample: index in the batch.
+        rows: numbers of query rows.
+        keys: numbers of keys.
+    """
+    i, j = rows + spec.offset, keys
     before = spec.before or 0
-    seen = torch.ones(len(rows), len(keys), dtype=torch.bool, device=device)
+    seen = torch.ones(torch.broadcast_shapes(i.shape, j.shape), dtype=torch.bool, device=i.device)
     if spec.causal:
         seen &= j <= i
     if spec.window is not None:
@@ -92,7 +104,7 @@ def visible_block(
     if spec.documents is not None:
         seen &= spec.documents[sample][i + before] == spec.documents[sample][j + before]
     if spec.key_valid is not None:
-        seen &= spec.key_valid[sample, None, keys.start : keys.stop]
+        seen &= spec.key_valid[sample][j]
     return seen
 
 

@@ -106,7 +106,11 @@ def _heatmap(
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     diverging = low < 0
     bound = max(abs(low), abs(high)) or 1.0
-    others = [str(v) for v in result.data_vars if str(v) != name and set(result[v].dims) == {"layer", "head"}]
+    others = [
+        str(v)
+        for v in result.data_vars
+        if str(v) not in (name, result.attrs.get("mark")) and set(result[v].dims) == {"layer", "head"}
+    ]
     grid = np.stack(
         [
             np.tile(np.array(heads, dtype=object), (len(layers), 1)),
@@ -119,8 +123,15 @@ def _heatmap(
         f"<br>{html.escape(_plain(other))} %{{customdata[{i}]}}" for i, other in enumerate(others, start=2)
     )
     suffix = "" if unit in ("", "1") else f" {html.escape(unit)}"
+    mark = str(result.attrs.get("mark", ""))
+    named = (
+        {}
+        if not mark
+        else {"text": _texts(result, mark), "texttemplate": "%{text}", "textfont": {"size": 10}}
+    )
     return go.Heatmap(
         z=values,
+        **named,
         x=np.arange(len(heads)),
         y=np.arange(len(layers)),
         zmin=-bound if diverging else 0.0,

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from probe.errors import InputError
 from probe.explainers._verbalize.facts import fact_check
+from probe.explainers._verbalize.grammar import has_words
 from probe.explainers._verbalize.llm import write_many as llm_verbalizations
 from probe.explainers._verbalize.llm import write_words as llm_verbalization
 from probe.explainers._verbalize.llm.server import Server as LanguageServer
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LanguageServer",
     "fact_check",
+    "has_words",
     "llm_verbalization",
     "llm_verbalizations",
     "verbalization",

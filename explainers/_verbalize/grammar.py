@@ -45,11 +45,9 @@ def statements_of(result: "xr.Dataset", language: Language, options: dict[str, A
     Raises:
         InputError: a kind without words, an incomplete result, a language or an option that its grammar does not know.
     """
-    known = grammars()
-    kind, name = result.attrs.get("kind"), result.attrs.get("explainer")
-    grammar = known.get(str(name)) or known.get(str(kind))
+    kind, grammar = result.attrs.get("kind"), _grammar_of(result)
     if grammar is None:
-        raise InputError(f"a result of kind {kind!r} has no words yet; expected one of {', '.join(known)}")
+        raise InputError(f"a result of kind {kind!r} has no words yet; expected one of {', '.join(grammars())}")
     try:
         check_result(result)
     except DeclarationError as error:
@@ -65,3 +63,13 @@ def statements_of(result: "xr.Dataset", language: Language, options: dict[str, A
             )
         return grammar(result)
     return grammar(result, language, **options)
+
+
+def has_words(result: "xr.Dataset") -> bool:
+    """Whether a grammar knows the kind of a result, or its explainer."""
+    return _grammar_of(result) is not None
+
+
+def _grammar_of(result: "xr.Dataset") -> Grammar | None:
+    known = grammars()
+    return known.get(str(result.attrs.get("explainer"))) or known.get(str(result.attrs.get("kind")))
