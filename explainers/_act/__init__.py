@@ -1,7 +1,7 @@
 """ACT: the later attention sinks of chosen heads shrink while the model runs, input by input, without training."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from probe.explainers.spec import Choice, Flag, Interval, Text, explainer
 
@@ -49,7 +49,9 @@ def act(
     decoding: Annotated[
         str,
         Choice(
-            "running", "frozen", help="sinks follow each new token, or stay those of the prompt (the first pass)"
+            "running",
+            "frozen",
+            help="sinks follow each new token, or stay those of the prompt (the first pass)",
         ),
     ] = "running",
     prompt: Annotated[
@@ -85,16 +87,8 @@ def act(
         tower: "text", "decoder", "encoder", "vision", "audio".
         implementation: of the kernels.
     """
+    from probe.explainers._act.rule import Options
     from probe.explainers._act.steering import Steering
 
-    options: dict[str, Any] = {
-        "beta": beta,
-        "alpha": alpha,
-        "threshold": threshold,
-        "min_queries": min_queries,
-        "protect_first": protect_first,
-        "targets": targets,
-        "decoding": decoding,
-        "prompt": prompt,
-    }
-    return Steering(model, heads, options, tower, implementation)
+    options = Options(beta, alpha, threshold, min_queries, protect_first, targets, decoding)
+    return Steering(model, heads, options, prompt, tower, implementation)
