@@ -14,16 +14,16 @@ __all__ = ["read_task", "score_task"]
 
 
 def read_task(source: str | Path | Iterable[Mapping[str, Any]]) -> "Task":
-    """Read a task: multiple choice, or classification by label words.
+    r"""Read a task: multiple choice, or classification by label words.
 
     Each line of a JSONL file (or each mapping) is one of::
 
         {"prompt": "2 + 2 =", "choices": [" 3", " 4"], "answer": 1}           multiple choice; or "answer": " 4"
         {"text": "A delight.", "label": "positive"}                            classification
-        {"template": "{text}\\nSentiment:", "labels": {"positive": " good", "negative": " bad"}}   first line, optional
+        {"template": "{text}\nSentiment:", "labels": {"positive": " good", "negative": " bad"}}   first line, optional
 
     Prompt and choice are joined as they stand: the blank between them belongs to the choice. Without a first line that
-    says otherwise, a text is asked about by "Text: {text}\\nLabel:" and a label is worded as itself after a blank. Other
+    says otherwise, a text is asked about by "Text: {text}\nLabel:" and a label is worded as itself after a blank. Other
     fields are ignored.
 
     Args:
@@ -49,7 +49,8 @@ def score_task(
 ) -> "xr.Dataset":
     """How likely a language model finds each answer of each item: log p(choice | prompt), whole strings.
 
-    Works the same inside `with ex.act(…)`: sinks are then found in the prompt.
+    Works the same inside `with ex.act(…)`: sinks are then found in the prompt. (Answers of several tokens need its
+    decoding="frozen": each is tried in turn behind the same prompt.)
 
     Args:
         model: from `probe.load`, of the task text-generation.

@@ -1,6 +1,5 @@
 """Log-likelihoods of whole answers: a padded prefill of the prompts, then the answers' tokens on its cache."""
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -104,12 +103,20 @@ class Scorer:
         values = [[first[b, c[0]].item() for c in item.choices] for b, item in enumerate(items)]
         if cache is None:
             return values
+        fed = 0  # tokens of the last choice in the cache
         for place in range(max(len(item.choices) for item in items)):
             rest = [item.choices[place] if place < len(item.choices) else () for item in items]
-            if max(map(len, rest)) > 1:
-                for b, more in enumerate(self._continued(rest, mask, copy.deepcopy(cache))):
-                    if place < len(values[b]):
-                        values[b][place] += more
+            if max(map(len, rest)) < 2:
+                continue
+            if fed and getattr(cache, "is_croppable", False):
+                cache.crop(-fed)
+            elif fed:  # a sliding cache has let go of the prompt's beginning
+                cache = self._new_cache()
+                self._logits(prompts, mask, cache, keep=1)
+            fed = max(map(len, rest)) - 1
+            for b, more in enumerate(self._continued(rest, mask, cache)):
+                if rest[b]:
+                    values[b][place] += more
         return values
 
     def _continued(self, choices: Sequence[tuple[int, ...]], mask: Tensor, cache: Any) -> list[float]:
