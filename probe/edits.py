@@ -1,8 +1,9 @@
 """Edits: changes to the output of a model's attention calls while it runs (steering), and what they know of earlier passes.
 
-Order. A call is computed by the model's own backend; recorders hear that result first, whichever was opened first; then the open
-edits change it, in the order in which they were opened. So a record taken under an edit holds each layer's own map and output, of
-queries and keys that the edits of earlier layers have already moved. Two edits that are open together have no head in common.
+Order. A call is computed by the model's own backend; recorders hear that result first, whichever was opened first; then the
+open edits change it, in the order in which they were opened. So a record taken under an edit holds each layer's own map and
+output, of queries and keys that the edits of earlier layers have already moved. Two edits that are open together have no head
+in common.
 """
 
 import threading
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from probe import placement
-from probe.call import AttentionCall
+from probe.call import AttentionCall, MapCall
 from probe.errors import InputError, ModelError
 
 
@@ -70,11 +71,14 @@ class Edit:
         name: in words, for records and messages.
         heads: by layer.
         change: called with each call of these layers; gives the output that takes its place, [B, Nq, H, Dv], or None.
+        change_map: the same where a model writes its maps out (TransformerLens): called with the map and with what is visible
+            in it, [B, 1 or H, Nq, Nk]; gives the map that takes its place, or None.
     """
 
     name: str
     heads: Mapping[int, tuple[int, ...]]
     change: Callable[[AttentionCall, Place], Tensor | None]
+    change_map: Callable[[MapCall, Tensor, Place], Tensor | None]
 
 
 class Editing:
@@ -143,12 +147,14 @@ def _tap_of(model: torch.nn.Module, edit: Edit, tower: str | None) -> Any:
     from probe.taps.lens import LensTap
 
     if LensTap.finds(model):
-        raise ModelError("TransformerLens")
+        from probe.taps.steer_lens import LensSteer
+
+        return LensSteer(model, edit, tower)
     if sites(model):
         from probe.taps.steer import SteerTap
 
         return SteerTap(model, edit, tower)
     raise ModelError(
-        f"{type(model).__name__}: no module of it routes attention through transformers' interface, which is where outputs can be "
+        f"{type(model).__name__}: no module of it routes attention through transformers' interface, where outputs can be "
         "changed; expected a transformers model (Llama, Qwen, Mistral, Gemma, GPT-2, BERT, …) or a TransformerLens bridge"
     )

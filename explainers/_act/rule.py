@@ -10,6 +10,7 @@ from torch import Tensor
 from probe.kernels.column_pass import column_mass
 from probe.kernels.row_pass import row_stats
 from probe.kernels.score import ScoreSpec
+from probe.kernels.sink_shift import SinkKeys
 from probe.kernels.visible import visible_counts
 
 
@@ -39,6 +40,7 @@ class Columns:
         sinks: the sinks in force, [B, n, L].
         rows: per pass, freed mass, what of it the first token got, sinks in force: [B, n, 3, Nq] each.
         length: L.
+        marked: the sinks as the kernel takes them, and the position of key 0 that they are for.
     """
 
     received: Float[Tensor, "B n L"]
@@ -49,6 +51,7 @@ class Columns:
     sinks: Bool[Tensor, "B n L"]
     rows: list[Float[Tensor, "B n 3 Nq"]] = field(default_factory=list)
     length: int = 0
+    marked: tuple[int, SinkKeys] | None = None
 
     def follow(self, become: Callable[[Tensor], Tensor]) -> None:
         """The samples were reordered, chosen or repeated."""
@@ -56,6 +59,12 @@ class Columns:
             value = getattr(self, name)
             setattr(self, name, None if value is None else become(value))
         self.rows = [become(torch.cat(self.rows, 3))] if self.rows else []
+        self.marked = None
+
+    def tell(self, freed: Float[Tensor, "B n Nq"], to_first: Float[Tensor, "B n Nq"]) -> None:
+        """Keep what the report says of the rows of a pass."""
+        count = self.sinks.sum(2, dtype=freed.dtype)[..., None].expand_as(freed)
+        self.rows.append(torch.stack([freed, to_first, count], 2))
 
     def cut(self, length: int) -> None:
         """Forget the rows from a position on (their columns stay)."""

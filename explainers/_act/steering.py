@@ -48,7 +48,7 @@ class Steering:
         self.heads = _by_layer(heads)
         if options.targets == "no_first" and not options.protect_first:
             raise InputError(
-                "targets: got 'no_first' with protect_first=False, so that the first token would be kept and shrunk; give one of them"
+                "targets: got 'no_first' with protect_first=False: the first token would be kept and shrunk; give one of them"
             )
         device = next((p.device for p in module.parameters()), torch.device("cpu"))
         try:
@@ -63,7 +63,7 @@ class Steering:
         name = (
             f"act({sum(map(len, self.heads.values()))} heads, beta={options.beta:g}, alpha={options.alpha:g})"
         )
-        edit = Edit(name, self.heads, self._calibration.change)
+        edit = Edit(name, self.heads, self._calibration.change, self._calibration.change_map)
         self._editing = Editing(module, edit, tower) if self.heads else None
 
     def __enter__(self) -> "Steering":
@@ -95,10 +95,10 @@ class Steering:
         """What happened in the last sequence (a generation, or one pass without a cache).
 
         Returns:
-            head_table over (layer, head), NaN where a head was not calibrated: sinks (found at the end, mean over samples), freed
-            (mean mass that a row's sinks gave up), to_first (share of it that the first token got), unchanged (share of the
-            rows that stayed as they were). Per calibrated head: row_freed, row_to_first, row_sinks (calibrated, sample, query),
-            NaN at padding; sink (calibrated, sample, key), with the coordinates calibrated_layer and calibrated_head.
+            head_table over (layer, head), NaN where a head was not calibrated: sinks (in force at the end, mean over samples),
+            freed (mean mass that a row's sinks gave up), to_first (share of it that the first token got), unchanged (share of
+            the rows that stayed as they were). Per calibrated head: row_freed, row_to_first, row_sinks (calibrated, sample,
+            query), NaN at padding; sink (calibrated, sample, key), with the coordinates calibrated_layer and calibrated_head.
 
         Raises:
             InputError: nothing was computed under the calibration yet.

@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 
 from probe.errors import InputError
+from probe.explainers._verbalize.calibrated import act_statements
 from probe.explainers._verbalize.statement import Statement
 from probe.explainers.wording import listing, percent, plural, quoted
 
@@ -20,7 +21,11 @@ def table_statements(data: xr.Dataset) -> list[Statement]:
     value = data[data.attrs["value"]]
     if not np.isfinite(value.values).any():
         raise InputError(f"the table {data.attrs['value']!r} has no finite number to put into words")
-    special: dict[str, Callable[[xr.Dataset], list[Statement]]] = {"sinks": _sinks, "entropy": _entropy}
+    special: dict[str, Callable[[xr.Dataset], list[Statement]]] = {
+        "sinks": _sinks,
+        "entropy": _entropy,
+        "act": act_statements,
+    }
     return special.get(str(data.attrs["explainer"]), _extremes)(data)
 
 

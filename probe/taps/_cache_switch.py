@@ -1,7 +1,7 @@
 """Hearing how transformers' caches move samples about: beam search, and the selection and repetition of samples.
 
-While at least one listener is there, three methods of the class `Cache` have a stand-in that does what they do, and then tells of
-it. Caches themselves are not touched, so that copies of them are what they would have been.
+While at least one listener is there, three methods of the class `Cache` have a stand-in that does what they do, and then
+tells of it. Caches themselves are not touched, so that copies of them are what they would have been.
 """
 
 import threading

@@ -1,7 +1,7 @@
 """Steering through transformers' attention interface: the outputs of chosen layers are changed, all others are never looked at.
 
-What a call continues is told by its cache: the positions in it before the call, and how its samples were moved since. Padding is
-read off the masks that the backend gets, so that any caller's passes will do. Rules are derived and proven as for a record.
+What a call continues is told by its cache: the positions in it before the call, and how its samples were moved since. Padding
+is read off the masks that the backend gets, so that any caller's passes will do. Rules are derived and proven as for a record.
 """
 
 from collections.abc import Callable
@@ -120,7 +120,7 @@ class SteerTap(HFTap):
         layer = self.plan.number(site.name, before)
         if not self._numbered and stream.name in self.plan.towers and not self._begun:
             raise ModelError(
-                f"{site.name}: its layers have no numbers but their order in a pass of the whole model; call the model that was given"
+                f"{site.name}: its layers are numbered by their order in a whole pass; call the model that was given, not a part"
             )
         if not self.plan.numbered(site.name):
             self._calls.append(site.name)
@@ -182,8 +182,8 @@ class SteerTap(HFTap):
         length = 0 if known is None else known.lengths.get(layer, 0)
         if known is None or length < past:
             raise ModelError(
-                f"{name}: its cache holds {past} positions, of which {length} were fed while this context was open; open it around "
-                "the whole generation (a copy of a cache counts as another one)"
+                f"{name}: its cache holds {past} positions, of which {length} were fed while this context was open; open "
+                "it around the whole generation (a copy of a cache counts as another one)"
             )
         return known
 
