@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Shape = Literal["reads", "runs", "steers"]
-SHAPES = ("reads", "runs", "steers")
+Shape = Literal["reads", "runs", "steers", "searches"]
+SHAPES = ("reads", "runs", "steers", "searches")
 
 # kind -> dims of the primary variable; None: open until the first explainer of that kind fixes them
 KINDS: dict[str, tuple[str, ...] | None] = {
@@ -187,7 +187,7 @@ def explainer(
 
     Args:
         title: a few words for lists and figures.
-        shape: "reads" a record, "runs" a model, or "steers" one.
+        shape: "reads" a record, "runs" a model, "steers" one, or "searches" in it over a whole task.
         kind: the kind of its result, a key of `KINDS`.
         references: papers or books that define the method; at least one.
 

@@ -68,14 +68,13 @@ class Scorer:
         """
         widest = max(len(item.choices) for item in self.encoded)
         found = np.full((len(self.encoded), widest), np.nan)
-        with torch.no_grad():
-            for number, rows in enumerate(self.batches):
-                if before is not None:
-                    before(number)
-                for row, values in zip(rows, self._batch(rows), strict=True):
-                    found[row, : len(values)] = values
-                if progress is not None:
-                    progress(number + 1, len(self.batches), self.task.name)
+        for number, rows in enumerate(self.batches):
+            if before is not None:
+                before(number)
+            for row, values in zip(rows, self.batch(number), strict=True):
+                found[row, : len(values)] = values
+            if progress is not None:
+                progress(number + 1, len(self.batches), self.task.name)
         for row, item in enumerate(self.encoded):
             if not np.isfinite(found[row, : len(item.choices)]).all():
                 raise ModelError(
@@ -91,8 +90,10 @@ class Scorer:
                 sizes[row, place] = size
         return sizes
 
-    def _batch(self, rows: Sequence[int]) -> list[list[float]]:
-        items = [self.encoded[row] for row in rows]
+    @torch.no_grad()
+    def batch(self, number: int) -> list[list[float]]:
+        """Σ log p of each choice of each item of one batch, in the order of `batches`."""
+        items = [self.encoded[row] for row in self.batches[number]]
         device = device_of(self.model)
         prompts, mask = _padded([item.prompt for item in items], self.pad, left=True)
         prompts, mask = prompts.to(device), mask.to(device)
