@@ -120,7 +120,7 @@ class SteerTap(HFTap):
         layer = self.plan.number(site.name, before)
         if not self._numbered and stream.name in self.plan.towers and not self._begun:
             raise ModelError(
-                f"{site.name}: its layers are numbered by their order in a whole pass; call the model that was given, not a part"
+                f"{site.name}: its layers are numbered by their order in a whole pass; call the model that was given"
             )
         if not self.plan.numbered(site.name):
             self._calls.append(site.name)
