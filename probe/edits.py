@@ -139,7 +139,8 @@ def open_edits(model: torch.nn.Module) -> list[str]:
     """The names of the edits that are open on a model, in the order in which they change its outputs."""
     inside = {id(module) for module in model.modules()}
     with _lock:
-        return list(dict.fromkeys(edit.name for (anchor, _, _), edit in _claimed.items() if anchor in inside))
+        edits = {id(edit): edit.name for (anchor, _, _), edit in _claimed.items() if anchor in inside}
+    return list(edits.values())
 
 
 def _tap_of(model: torch.nn.Module, edit: Edit, tower: str | None) -> Any:

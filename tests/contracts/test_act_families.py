@@ -75,7 +75,7 @@ def held_against_explicit_maps(model, inputs, tower, heads, modules, numbers, st
     with twin.steered() as slow:
         slow(**inputs)
     found = report["sink"].values
-    for number, (layer, head) in enumerate((layer, head) for layer in heads for head in heads[layer]):
+    for number, (layer, head) in enumerate((n, head) for n in heads for head in heads[n]):
         for b in range(report.sizes["sample"]):
             assert set(found[number, b].nonzero()[0].tolist()) == twin.sinks[layer][b, head], (
                 tower,

@@ -52,9 +52,9 @@ def test_recorders_hear_the_plain_output_and_edits_follow_in_their_order():
         HFTap(model, heard.append, passes=True),
         Editing(model, first),
         Editing(model, second),
+        HFTap(model, late.append, passes=True),
     ):
-        with HFTap(model, late.append, passes=True):
-            model(**inputs)
+        model(**inputs)
     assert [name for name, *_ in told] == ["first", "second", "second"]
     layer_0 = plain[0].output
     assert torch.equal(told[0][2], layer_0)
@@ -74,21 +74,19 @@ def test_places_in_a_generation_are_told():
 
 
 def test_one_head_belongs_to_one_edit():
-    model = tiny("llama")
+    model, other = tiny("llama"), tiny("llama", seed=1)
     with ex.act(model, {0: [0, 1]}) as steering:
-        with pytest.raises(
-            InputError,
-            match=r"head 1 of layer 0 is already changed by an open act\(2 heads, beta=0.4, alpha=5\)",
-        ):
+        taken = r"head 1 of layer 0 is already changed by an open act\(2 heads, beta=0.4, alpha=5\)"
+        with pytest.raises(InputError, match=taken):
             ex.act(model, {1: [0], 0: [1]}).__enter__()
         with pytest.raises(InputError, match="already changed"):
             steering.__enter__()
-        with ex.act(model, {0: [2], 1: [0]}), ex.act(tiny("llama", seed=1), {0: [0]}):
+        with ex.act(model, {0: [2], 1: [0]}), ex.act(other, {0: [0]}):
             assert len(open_edits(model)) == 2
             run(model, **inputs_for("llama"))
-            with pytest.raises(ModelError, match="never called"):
-                run(tiny("llama", seed=1), **inputs_for("llama"))
-                raise ModelError("its attention was never called: another model than the one that is steered")
+            run(other, **inputs_for("llama"))
+    with pytest.raises(ModelError, match="never called"), ex.act(model, {0: [0]}):
+        run(other, **inputs_for("llama"))
     with ex.act(model, {0: [0]}):
         run(model, **inputs_for("llama"))
     assert open_edits(model) == []

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from tiny_models import batch, inputs_for, tiny
+from tiny_models import batch, tiny
 
 from probe import ModelError
 from probe import explainers as ex
@@ -36,6 +36,8 @@ def test_it_is_what_the_transformers_model_gives(name, side):
     bridge, inputs = bridge_of(model), {"input_ids": ids, "attention_mask": mask}
     if name == "gpt2" and side == "left":
         inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)  # TransformerLens counts so by itself
+    with torch.no_grad():
+        bridge(ids, attention_mask=mask)  # also lets TransformerLens place what it places with the first run
     before = hooks(bridge)
     for options in ({"threshold": "relative"}, {"threshold": "corrected", "targets": "no_first"}):
         with torch.no_grad():
@@ -85,18 +87,19 @@ def test_what_a_bridge_cannot_do_is_refused_by_name():
 
     bert = bridge_of(transformers.BertForMaskedLM(transformers.BertConfig(**ENCODER)).eval())
     ids = batch([9], 9)[0]
-    before = hooks(bert)
-    with (
-        pytest.raises(ModelError, match="changing it changes nothing; steer the transformers model itself"),
-        torch.no_grad(),
-    ):
-        with ex.act(bert, {0: [0]}):
+
+    def under_act():
+        with torch.no_grad(), ex.act(bert, {0: [0]}):
             bert(ids)
+
+    with torch.no_grad():
+        bert(ids)
+    before = hooks(bert)
+    with pytest.raises(ModelError, match="changing it changes nothing; steer the transformers model itself"):
+        under_act()
     assert hooks(bert) == before
     bridge = bridge_of(tiny("llama", "eager"))
     with pytest.raises(ModelError, match="a gradient is asked for"), ex.act(bridge, {0: [0]}):
         bridge(ids)
     with pytest.raises(ModelError, match="its hook_pattern never fired"), ex.act(bridge, {0: [0]}):
         pass
-    inputs = inputs_for("llama", lengths=(9, 9))
-    assert inputs["input_ids"].shape == (2, 9)
