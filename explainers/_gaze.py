@@ -14,7 +14,7 @@ from probe.explainers._places import fixation_auc, nss
 from probe.record import strings
 
 if TYPE_CHECKING:
-    from probe._load import LoadedModel
+    from probe.models.load import LoadedModel
 
 __all__ = ["gaze_table", "osie_pictures"]
 

@@ -146,7 +146,7 @@ def _numbers(layers: str | None) -> set[int] | None:
 def _of_record(
     trace: xr.DataTree, tower: str, receive: Callable[[Layer], None], wanted: set[int] | None, reverse: bool
 ) -> None:
-    from probe._zoom import kept_layers
+    from probe.deepzoom.zoom import kept_layers
 
     there = kept_layers(trace, tower)
     if not there:
@@ -158,7 +158,7 @@ def _of_record(
 
 
 def _kept(trace: xr.DataTree, tower: str, number: int) -> Layer:
-    from probe._kept import rules_of, tensor
+    from probe.deepzoom.kept import rules_of, tensor
     from probe.record import positions
 
     data = trace["qkv"][tower][str(number)].to_dataset(inherit=False)

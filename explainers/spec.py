@@ -17,7 +17,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
 from probe.errors import InputError
 from probe.explainers.kinds import KINDS, DeclarationError, check_result
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 P = ParamSpec("P")
-Shape = Literal["reads", "runs", "steers"]
-SHAPES = ("reads", "runs", "steers")
+R = TypeVar("R")
+Shape = Literal["reads", "runs", "steers", "searches"]
+SHAPES = ("reads", "runs", "steers", "searches")
 
 @dataclass(frozen=True)
 class Interval:
@@ -156,43 +157,48 @@ class Explainer:
 
 def explainer(
     *, title: str, shape: Shape, kind: str, references: tuple[str, ...]
-) -> Callable[[Callable[P, "xr.Dataset"]], Callable[P, "xr.Dataset"]]:
-    """Declare a function that returns a result.
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Declare a function that returns a result; one that steers returns a context, which makes its results itself.
 
     Args:
         title: a few words for lists and figures.
-        shape: "reads" a record, "runs" a model, or "steers" one.
+        shape: "reads" a record, "runs" a model, "steers" one, or "searches" in it over a whole task.
         kind: the kind of its result, a key of `KINDS`.
         references: papers or books that define the method; at least one.
 
     Returns:
-        A decorator; the function it returns checks the parameters, completes and checks the result, and
-        carries its `Explainer` as `__explainer__`.
+        A decorator; the function it returns checks the parameters, completes and checks the result (a
+        context gets the attributes that complete its results as `declared`), and carries its `Explainer` as
+        `__explainer__`.
 
     Raises:
         DeclarationError: something is missing from the declaration.
     """
 
-    def declare(function: Callable[P, "xr.Dataset"]) -> Callable[P, "xr.Dataset"]:
+    def declare(function: Callable[P, R]) -> Callable[P, R]:
         signature = inspect.signature(function)
         entry = _entry(function, signature, title, shape, kind, references)
 
         @functools.wraps(function)
-        def call(*args: P.args, **kwargs: P.kwargs) -> "xr.Dataset":
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             values = {p.name: p.check(bound.arguments[p.name], entry.name) for p in entry.parameters}
             bound.arguments.update(values)
-            result = function(*bound.args, **bound.kwargs)
-            result.attrs |= {
+            result: Any = function(*bound.args, **bound.kwargs)
+            declared = {
                 "kind": kind,
                 "explainer": entry.name,
                 "title": title,
                 "parameters": json.dumps(values, ensure_ascii=False),
                 "references": list(references),
             }
-            check_result(result)
-            return result
+            if shape == "steers":
+                result.declared = declared
+            else:
+                result.attrs |= declared
+                check_result(result)
+            return result  # type: ignore[no-any-return]
 
         object.__setattr__(entry, "function", call)
         call.__explainer__ = entry  # type: ignore[attr-defined]

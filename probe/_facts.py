@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probe.edits import open_edits
+
 _VERSIONED = ("attention-probe", "torch", "transformers", "triton", "numpy", "xarray", "zarr")
 
 
@@ -35,6 +37,7 @@ def facts(model: Any, module: torch.nn.Module, device: torch.device) -> dict[str
         else str(device),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": _versions(),
+        **({"edits": edits} if (edits := open_edits(module)) else {}),
     }
 
 

@@ -30,7 +30,6 @@ DRAWERS: dict[str, Callable[[xr.Dataset], go.Figure]] = {
     "measure_table": draw_measure_table,
     "image_overlay": draw_image_overlay,
     "flow": draw_flow,
-    "head_table": draw_head_table,
     "map2d": draw_map2d,
     "token_strip": draw_token_strip,
 }

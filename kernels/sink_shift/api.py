@@ -18,7 +18,8 @@ class Shifted(NamedTuple):
     Attributes:
         out: the attention output, in q's dtype.
         sink_mass: S, the weight that lay on the sinks before the shift; float32, NaN where the query is padding.
-        rest_mass: the weight that lay on the receivers before the shift, likewise; they share (1 - beta)·S in proportion.
+        rest_mass: the weight that lay on the receivers before the shift, likewise; they share (1 - beta)·S in proportion. 0
+            only where a row has no receiver: what float32 cannot hold is its least normal number.
         lse: log-sum-exp of every row before the shift, likewise, the extra logit included.
     """
 

@@ -125,6 +125,7 @@ def write_rows(
         mask=inside[:, None] & (dv < SIZE_V)[None, :],
     )
     tl.store(MASS + out_at, mass, mask=inside)
-    tl.store(REST + out_at, rest, mask=inside)
+    # the least normal number stands for what float32 cannot hold: 0 says that there is no receiver
+    tl.store(REST + out_at, tl.where(total > 0, tl.maximum(rest, 1.1754943508222875e-38), 0.0), mask=inside)
     lse = tl.where(some, (base + tl.log2(safe)) * LN2, float("-inf"))
     tl.store(LSE + out_at, lse, mask=inside)

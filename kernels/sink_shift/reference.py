@@ -152,6 +152,8 @@ def _join(
         whole = whole + (logit - largest).exp()
     safe = torch.where(whole > 0, whole, 1)
     sink_mass, rest_mass = parts.sink_total * marked_keep / safe, parts.total * keep / safe
-    receives = torch.where(parts.top > FLOOR, rest_mass + (1 - beta) * sink_mass, 0)
+    pays, least = parts.top > FLOOR, torch.finfo(rest_mass.dtype).tiny
+    receives = torch.where(pays, rest_mass + (1 - beta) * sink_mass, 0)
+    rest_mass = torch.where(pays, rest_mass.clamp(min=least), 0)
     out = parts.mean.mul_(receives[..., None]).add_(parts.marked.mul_((marked_keep / safe)[..., None]))
     return out, sink_mass, rest_mass, torch.where(whole > 0, largest + safe.log(), -torch.inf)

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probe._jsonl import read_lines
 from probe.errors import InputError
 from probe.record import strings
 
 _OWN = ("id", "text", "input_ids")
-_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -57,43 +57,13 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         InputError: no such file, not UTF-8, or lines that are no inputs: up to five are named, and how many there are.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise InputError(
-            f"{file}: {'a folder' if file.is_dir() else 'no such file'}, expected a file with one JSON object a line"
-        )
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not text in UTF-8 (byte {error.start}): convert it first") from error
-    found: list[dict[Any, Any]] = []
-    complaints = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            found.append({**_object(line), None: f"{file.name} line {number}"})
-            _item(len(found) - 1, found[-1])
-        except InputError as error:
-            complaints.append(str(error).removeprefix(f"{file.name} "))
-        except ValueError as error:
-            complaints.append(f"line {number}: {error}")
-    if complaints:
-        more = f"; and {len(complaints) - _MOST_NAMED} more" if len(complaints) > _MOST_NAMED else ""
-        raise InputError(f"{file}: {'; '.join(complaints[:_MOST_NAMED])}{more}; nothing was run")
-    if not found:
-        raise InputError(f'{file}: holds no input, expected one JSON object a line, such as {{"text": "…"}}')
-    return found
 
+    def take(where: str, line: dict[Any, Any]) -> dict[Any, Any]:
+        line[None] = where
+        _item(0, line)
+        return line
 
-def _object(line: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg}, column {error.colno})") from error
-    if not isinstance(value, dict):
-        raise ValueError(f'got {type(value).__name__}, expected an object such as {{"text": "…"}}')
-    return value
+    return read_lines(path, take, '{"text": "…"}')
 
 
 def read_items(inputs: Iterable[Any]) -> list[Item]:

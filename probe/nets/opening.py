@@ -14,7 +14,7 @@ from probe.nets import NETS, Net, build
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from probe.catalog import Progress
+    from probe.models.catalog import Progress
 
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
 

@@ -139,7 +139,7 @@ class HFTap:
         opened: list[Any] = []
         lazy = self._owner is not None and all(_plain_sdpa(site.interface) for site in self.sites)
         for interface in {id(s.interface): s.interface for s in self.sites}.values():
-            listen(interface, self._hear)
+            self._attach(interface)
             opened.append(interface)
         self._opened = opened
         self._loan = lend(self._owner) if lazy and self._owner is not None else None
@@ -151,10 +151,16 @@ class HFTap:
         if self._loan is not None:
             take_back(self._loan)
         for interface in self._opened:
-            unlisten(interface, self._hear)
+            self._detach(interface)
         if kind is None:
             self._end_of_pieces()
             self.plan.require(self._called, self._recorded, self._heard)
+
+    def _attach(self, interface: Any) -> None:
+        listen(interface, self._hear)
+
+    def _detach(self, interface: Any) -> None:
+        unlisten(interface, self._hear)
 
     def _hear(self, seen: Observed) -> None:
         site = self._by_id.get(id(seen.module))

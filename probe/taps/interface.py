@@ -1,14 +1,16 @@
 """Listening to a transformers `AttentionInterface` object; model, config and masks stay as they are.
 
 All routed modeling files ask `ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)` for their attention
-function. While at least one listener is there, an instance attribute of that name stands in front of the
+function. While at least one listener or editor is there, an instance attribute of that name stands in front of the
 method; what it returns calls the function that would have been returned, with exactly the same arguments, and
-gives its result back untouched. Under a `LazyMask` it calls that function on blocks of query rows.
+gives its result back: untouched, unless an editor is there. Under a `LazyMask` it calls that function on blocks of query rows.
+
+Order: listeners hear the function's own result first, all of them; then the editors change it, in the order in which they came.
 """
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,6 +34,8 @@ class Observed:
 
 
 Listener = Callable[[Observed], None]
+#: Gives the output that takes the place of the one it is told of, or None to leave it.
+Editor = Callable[[Observed], Tensor | None]
 
 
 class _Switch:
@@ -40,6 +44,7 @@ class _Switch:
     def __init__(self, interface: Any) -> None:
         self.interface = interface
         self.listeners: list[Listener] = []
+        self.editors: list[Editor] = []
         self.before = interface.__dict__.get("get_interface")
         self.original = interface.get_interface
         interface.get_interface = self.get_interface
@@ -56,15 +61,20 @@ class _Switch:
                 result: Any = attend(function, module, arguments, args[len(_ARGUMENTS) :])
             else:
                 result = function(module, *args, **kwargs)
+            seen = Observed(module, attn_implementation, function, default, arguments, result[0])
             for listener in tuple(self.listeners):
-                listener(Observed(module, attn_implementation, function, default, arguments, result[0]))
+                listener(seen)
+            for editor in tuple(self.editors):
+                changed = editor(seen)
+                if changed is not None:
+                    seen, result = replace(seen, output=changed), (changed, *result[1:])
             return result
 
         return relay
 
     def remove(self) -> None:
         if self.interface.__dict__.get("get_interface") is not self.mine:
-            return  # someone wrapped the stand-in meanwhile; without listeners it only passes calls on
+            return  # someone wrapped the stand-in meanwhile; alone it only passes calls on
         if self.before is None:
             del self.interface.get_interface
         else:
@@ -86,16 +96,37 @@ def wrapped(interface: Any) -> bool:
 def listen(interface: Any, listener: Listener) -> None:
     """Have `listener` told of every call that goes through `interface` from now on."""
     with _lock:
-        if id(interface) not in _switches:
-            _switches[id(interface)] = _Switch(interface)
-        _switches[id(interface)].listeners.append(listener)
+        _stand_in(interface).listeners.append(listener)
 
 
 def unlisten(interface: Any, listener: Listener) -> None:
-    """Stop telling `listener`; with the last listener the interface object is as it was."""
+    """Stop telling `listener`; with the last listener or editor the interface object is as it was."""
     with _lock:
-        switch = _switches[id(interface)]
-        switch.listeners.remove(listener)
-        if not switch.listeners:
-            switch.remove()
-            del _switches[id(interface)]
+        _switches[id(interface)].listeners.remove(listener)
+        _leave(interface)
+
+
+def edit(interface: Any, editor: Editor) -> None:
+    """Have `editor` asked for the output of every call that goes through `interface` from now on."""
+    with _lock:
+        _stand_in(interface).editors.append(editor)
+
+
+def unedit(interface: Any, editor: Editor) -> None:
+    """Stop asking `editor`; with the last listener or editor the interface object is as it was."""
+    with _lock:
+        _switches[id(interface)].editors.remove(editor)
+        _leave(interface)
+
+
+def _stand_in(interface: Any) -> _Switch:
+    if id(interface) not in _switches:
+        _switches[id(interface)] = _Switch(interface)
+    return _switches[id(interface)]
+
+
+def _leave(interface: Any) -> None:
+    switch = _switches[id(interface)]
+    if not (switch.listeners or switch.editors):
+        switch.remove()
+        del _switches[id(interface)]

@@ -60,7 +60,7 @@ class LensTap(Face):
         limit: int = LIMIT,
     ) -> None:
         self._model: Any = model
-        self._sites = _sites(model)
+        self._sites = sites_of(model)
         if not self._sites:
             raise ModelError(
                 f"{type(model).__name__}: no hook_pattern in it; expected a TransformerBridge (probe.taps.lens.bridge_of)"
@@ -74,7 +74,7 @@ class LensTap(Face):
     @classmethod
     def finds(cls, model: torch.nn.Module) -> list[str]:
         """Names of the modules that this tap could hear; none if the model is not its business."""
-        return [name for name, _ in _sites(model)]
+        return [name for name, _ in sites_of(model)]
 
     def __enter__(self) -> "LensTap":
         self._ledger.restart()
@@ -120,7 +120,7 @@ class LensTap(Face):
 
             return hook
 
-        for key, point in _points(owner).items():
+        for key, point in points_of(owner).items():
             last = hooks.after(point, keep(key))
         pattern = owner.hook_pattern
 
@@ -156,7 +156,7 @@ class LensTap(Face):
         try:
             found = self._exact(name, owner, own, queries, keys)
         except ModelError as reason:
-            if keys is None and bool((~_visible(own)).all(2).any()):
+            if keys is None and bool((~visible_in(own)).all(2).any()):
                 raise  # padding of which nobody told
             size = weights.numel() * weights.element_size() / 2**20
             if size > self._limit:
@@ -196,8 +196,8 @@ class LensTap(Face):
             query_valid=queries,
             key_valid=keys,
         )
-        spec = self._proofs.derive(spec, _visible(own), name)
-        visible = _visible(own)
+        spec = self._proofs.derive(spec, visible_in(own), name)
+        visible = visible_in(own)
         _reproduces(name, q, k, v, visible, spec, pattern, z)
         return {"q": q, "k": k, "v": v, "output": z, "spec": spec, "mask": visible}
 
@@ -259,7 +259,7 @@ def statistics_hook(
     return hook
 
 
-def _sites(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
+def sites_of(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
     """The bridge's attention modules under the names of their hooks."""
     if not any(base.__name__ == "TransformerBridge" for base in type(model).__mro__):
         return []
@@ -278,7 +278,7 @@ def _sites(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
     return found
 
 
-def _points(owner: Any) -> dict[str, Any]:
+def points_of(owner: Any) -> dict[str, Any]:
     """The hook points of one attention module that are listened to; the pattern's comes last."""
     own = owner._modules
     found = {"scores": own.get("hook_attn_scores")}
@@ -313,7 +313,7 @@ def _heads(own: Mapping[str, Tensor], pattern: Tensor, name: str) -> tuple[Tenso
     return q, k, v, z.reshape(batch, n_queries, heads, -1)
 
 
-def _visible(own: Mapping[str, Tensor]) -> Tensor:
+def visible_in(own: Mapping[str, Tensor]) -> Tensor:
     """What the scores show; where the bridge hands the pattern on in their place, what has any weight."""
     scores = own.get("scores")
     if scores is None or torch.equal(scores, own["pattern"]):
