@@ -84,6 +84,13 @@ def test_chosen_heads_keep_their_own_key_heads(tmp_path):
         same(got[3], of_heads(spec, [head]))
 
 
+def test_key_heads_that_nobody_chose_leave_no_gap():
+    q, k = torch.randn(1, 6, 4, 8), torch.randn(1, 3, 4, 8)
+    kept = Kept.of(q, k, k, torch.zeros(1, 6, 4), ScoreSpec(scale=1.0), [5, 2])
+    assert (kept.key_heads, kept.key_head_of) == ((1, 2), (1, 0))
+    assert torch.equal(kept.head(1)[1], k[:, 1:2])
+
+
 def test_positions_are_chunked_and_the_model_s_own_tensors_are_not_shared():
     q = torch.zeros(1, 1, 10000, 128)
     spec = ScoreSpec(scale=1.0, key_valid=torch.ones(1, 10000, dtype=torch.bool))

@@ -1,6 +1,7 @@
 """The validity report finds what is planted, and does not cry wolf."""
 
 import dataclasses
+import math
 import warnings
 
 import numpy as np
@@ -12,6 +13,7 @@ import probe
 from probe import _recorder
 from probe.taps.rules import derive as rules
 from probe.validity import Check, Report, parity
+from probe.validity.report import entropy_bounds
 
 STATISTICS = ("entropy", "received", "max_prob", "key_mass", "second_moment", "distance")
 
@@ -179,6 +181,17 @@ def test_pieces_that_do_not_join_are_found(loaded_encoder):
 
 def test_an_error_that_is_not_a_number_never_passes():
     assert not Check("x", 0, float("nan"), 1.0, "").passed
+
+
+@pytest.mark.parametrize(("place", "value"), [(0, 0.1), (1, -0.1), (2, math.log(4) + 0.1)])
+def test_entropy_is_bounded_on_both_sides(place, value):
+    seen = np.array([[1, 2, 4]])
+    entropy = np.log(seen)[:, None] * np.ones((1, 2, 1))
+    assert entropy_bounds(0, False, 4, np.zeros((1, 2)), entropy, seen).passed
+    entropy[0, 1, place] = value
+    found = entropy_bounds(0, False, 4, np.zeros((1, 2)), entropy, seen)
+    assert not found.passed
+    assert found.worst == pytest.approx(0.1)
 
 
 def test_an_empty_report_does_not_pass():
