@@ -113,7 +113,9 @@ class ACMIL(nn.Module):
         z = torch.stack([a.T @ part for a, part in zip(attention, h.split(sizes), strict=True)], 1)
         rows = [head(z[m]) for m, head in enumerate(self.heads)]
         logits = self.bag_head(z.mean(0))
-        return MilOutput(logits, torch.stack(rows) if rows else logits.new_empty((0, *logits.shape)), attention)
+        return MilOutput(
+            logits, torch.stack(rows) if rows else logits.new_empty((0, *logits.shape)), attention
+        )
 
     def _weights(self, scores: Tensor, generator: torch.Generator | None) -> Tensor:
         drop = float(self.settings["drop"])
@@ -135,7 +137,9 @@ class ABMIL(ACMIL):
         gate: width of the gate.
     """
 
-    def __init__(self, in_features: int, *, classes: int = 2, hidden: int | None = None, gate: int = 128) -> None:
+    def __init__(
+        self, in_features: int, *, classes: int = 2, hidden: int | None = None, gate: int = 128
+    ) -> None:
         super().__init__(in_features, classes=classes, hidden=hidden, gate=gate, branches=1, drop=0.0)
 
     def _head_count(self) -> int:
