@@ -252,11 +252,10 @@ def _prediction(module: ACMIL, record: xr.DataTree, bag: Bag, classes: list[str]
     """The model's answer in a sentence, and the bag's own label where both count the classes alike."""
     import numpy as np
 
-    logits = record["output/logits"].values[0].astype(np.float64)
+    logits = record["output"].to_dataset()["logits"].values[0].astype(np.float64)
     p = np.exp(logits - logits.max())
     p /= p.sum()
-    facts: dict[str, Any] = module.facts  # type: ignore[assignment]
-    names = [str(name) for name in facts.get("classes", [])] or [str(i) for i in range(len(p))]
+    names = [str(name) for name in module.facts.get("classes", [])] or [str(i) for i in range(len(p))]
     best = int(p.argmax())
     known = bag.label is not None and classes == names
     truth = f"; its label is {names[bag.label or 0]}" if known else ""

@@ -101,5 +101,5 @@ def _patterns(trace: xr.DataTree) -> measures.Array:
     """Numbers of the annotated patterns of all bags."""
     if "bags" not in trace.children or "annotation" not in trace["bags"]:
         return np.array([])
-    notes = np.unique(trace["bags"]["annotation"].values)
+    notes = np.unique(trace["bags"].to_dataset()["annotation"].values)
     return np.asarray(notes[np.isfinite(notes) & (notes > 0)])

@@ -119,6 +119,8 @@ def bag_map(
     bags, pooled = [], []
     for number in range(count):
         one = bag_of(trace, number, features=True)
+        if one.features is None:
+            raise InputError(f"{one.name}: has no features")
         pooled.append(one.attention @ one.features)
         bags.append((one.name, one.label, len(one.attention), measures.effective_instances(one.attention)))
     z = np.stack(pooled)

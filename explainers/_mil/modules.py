@@ -43,6 +43,10 @@ class ACMIL(nn.Module):
         reading: which reading of STKIM, see `stkim`.
     """
 
+    settings: dict[str, Any]
+    facts: dict[str, Any]
+    """What a file keeps beside the weights: names of the classes, the training's history."""
+
     def __init__(
         self,
         in_features: int,
@@ -63,7 +67,8 @@ class ACMIL(nn.Module):
             )
         width = hidden or HIDDEN.get(in_features) or max(32, in_features // 2)
         stkim(torch.zeros(1, 1), top_k, drop, reading=reading)  # refuses what it cannot take, now
-        self.settings: dict[str, Any] = {
+        self.facts = {}
+        self.settings = {
             "in_features": in_features,
             "classes": classes,
             "hidden": width,
@@ -166,8 +171,8 @@ def build(method: str, in_features: int, **settings: Any) -> ACMIL:
     if method == "abmil":
         kept = {name: settings[name] for name in ("classes", "hidden", "gate") if name in settings}
         return ABMIL(in_features, **kept)
-    fixed: dict[str, Any] = {"mba": {"drop": 0.0}, "stkim": {"branches": 1}, "acmil": {}}[method]
-    return ACMIL(in_features, **settings | fixed)
+    parts: dict[str, dict[str, Any]] = {"mba": {"drop": 0.0}, "stkim": {"branches": 1}, "acmil": {}}
+    return ACMIL(in_features, **settings | parts[method])
 
 
 def _sizes(offsets: Tensor | None, instances: int) -> list[int]:

@@ -106,7 +106,7 @@ def number_of(trace: xr.DataTree, bag: str) -> int:
         InputError: there is none, the message names some that there are.
     """
     count = mil_of(trace).sizes["bag"]
-    names = [str(n) for n in trace["bags"]["name"].values] if "bags" in trace.children else []
+    names = [str(n) for n in trace["bags"].to_dataset()["name"].values] if "bags" in trace.children else []
     if bag in names:
         return names.index(bag)
     if bag.isdigit() and int(bag) < count:

@@ -205,3 +205,23 @@ def test_the_tap_reads_these_models():
     torch.testing.assert_close(got, model(x).attention[0].detach(), rtol=1e-6, atol=1e-7)
     assert record["mil/features"].shape == (1, 15, 8)
     assert record["output/logits"].shape == (1, 2)
+
+
+def test_torchmil_agrees():
+    """An oracle that shares no code: ABMIL of torchmil (Apache-2.0) with our weights, in float64."""
+    models = pytest.importorskip("torchmil.models", reason="torchmil is not installed")
+    ours = made(mil.ABMIL).double().eval()
+    theirs = models.ABMIL((12,), att_dim=5, gated=True, feat_ext=ours.embed).double()
+    theirs.pool.fc1.module.load_state_dict(ours.tanh.state_dict())
+    theirs.pool.fc_gated.module.load_state_dict(ours.gate.state_dict())
+    with torch.no_grad():
+        theirs.pool.fc2.weight.copy_(ours.score.weight)  # its missing bias moves all scores alike
+        w, b = ours.bag_head.weight, ours.bag_head.bias
+        theirs.classifier.module.weight.copy_(w[1:] - w[:1])
+        theirs.classifier.module.bias.copy_(b[1:] - b[:1])
+        for instances in (1, 30, 500):
+            x = bag(instances, seed=instances).double()
+            logit, scores = theirs(x[None], return_att=True)
+            got = ours(x)
+            torch.testing.assert_close(got.logits[0, 1] - got.logits[0, 0], logit[0])
+            torch.testing.assert_close(got.attention[0][:, 0], scores[0].flatten().softmax(0))
