@@ -210,8 +210,9 @@ def test_the_tap_reads_these_models():
 def test_torchmil_agrees():
     """An oracle that shares no code: ABMIL of torchmil (Apache-2.0) with our weights, in float64."""
     models = pytest.importorskip("torchmil.models", reason="torchmil is not installed")
-    ours = made(mil.ABMIL).double().eval()
+    ours = made(mil.ABMIL).eval()
     theirs = models.ABMIL((12,), att_dim=5, gated=True, feat_ext=ours.embed).double()
+    ours.double()
     theirs.pool.fc1.module.load_state_dict(ours.tanh.state_dict())
     theirs.pool.fc_gated.module.load_state_dict(ours.gate.state_dict())
     with torch.no_grad():
