@@ -50,7 +50,9 @@ def train(
         if folds is None:
             _, tested = mil.hold_out(bags, settings, folder=folder, resume=resume, progress=step)
         else:
-            tested = mil.cross_validate(bags, settings, folds=folds, folder=folder, resume=resume, progress=step)
+            tested = mil.cross_validate(
+                bags, settings, folds=folds, folder=folder, resume=resume, progress=step
+            )
     document = _metrics(tested, bags, plan, folds)
     text = json.dumps(documents.plain(document), indent=1, allow_nan=False)
     (folder / METRICS).write_text(text + "\n", encoding="utf-8")
@@ -63,7 +65,9 @@ def train(
 
 
 def _metrics(tested: Tested, bags: Bags, plan: dict[str, Any], folds: int | None) -> dict[str, Any]:
-    rows = zip(tested.names, tested.labels.tolist(), tested.fold.tolist(), tested.probabilities.tolist(), strict=True)
+    rows = zip(
+        tested.names, tested.labels.tolist(), tested.fold.tolist(), tested.probabilities.tolist(), strict=True
+    )
     return {
         "plan": plan,
         "folds": folds,
@@ -81,7 +85,9 @@ def _show_tested(tested: Tested, method: str, folds: int | None) -> None:
 
     console = out()
     how = f"{folds}-fold cross-validation" if folds else "one split"
-    console.print(f"{method}: {how}, {len(tested.names)} bags predicted by models that had not seen them", style="bold")
+    console.print(
+        f"{method}: {how}, {len(tested.names)} bags predicted by models that had not seen them", style="bold"
+    )
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
     for title in ("measure", "value", "95 % interval"):
         table.add_column(title, justify="left" if title == "measure" else "right")
@@ -122,20 +128,25 @@ def explain(
         from probe import capture_mil
         from probe import explainers as ex
 
-        module, one = _model(model, device), _bag(data, bag)
+        module, (one, classes) = _model(model, device), _bag(data, bag)
         placed = one.coords is not None
         if not placed and (overlay["picture"] or files["geojson"] or files["png"]):
-            raise InputError(f"{one.name}: has no coords of its instances, so there is nothing to lay over a slide")
+            raise InputError(
+                f"{one.name}: has no coords of its instances, so there is nothing to lay over a slide"
+            )
         record = capture_mil(module, one, attention="score", features="embed")
         results = [ex.slide_overlay(record, **overlay)] if placed else []
         results.append(ex.concentration(record))
         words = [str(text) for result in results for text in ex.verbalization(result)["text"].values]
-        answer = _prediction(module, record, one)
+        answer = _prediction(module, record, one, classes)
     _write_files(record, results, [answer, *words], files, one.name)
     if as_json:
         from probe.dashboard import as_json as documents
 
-        shown = {result.attrs["explainer"]: documents.dataset(result.drop_vars("picture", errors="ignore")) for result in results}
+        shown = {
+            result.attrs["explainer"]: documents.dataset(result.drop_vars("picture", errors="ignore"))
+            for result in results
+        }
         documents.emit({"bag": one.name, "prediction": answer, "sentences": words, **shown})
     else:
         console = out()
@@ -158,7 +169,7 @@ def _write_files(
     if html is not None:
         points = ex.instance_map(record)
         if len(results) > 1:
-            viz.linked(points, results[0], html, texts="\n".join(words[:4]), title="probe mil explain")
+            viz.linked(points, results[0], html, texts=words[:4], title="probe mil explain")
         else:
             viz.report([points, *results], html, title=f"probe mil explain · {name}", texts=words)
     if geojson is not None:
@@ -219,30 +230,33 @@ def _model(path: Path, device: str) -> ACMIL:
 
     from probe.explainers import mil
 
-    where: torch.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    where: torch.device = torch.device(
+        ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    )
     return mil.load(path).to(where)
 
 
-def _bag(data: Path, wanted: str) -> Bag:
+def _bag(data: Path, wanted: str) -> tuple[Bag, list[str]]:
+    """The bag, and what its file calls the classes."""
     from probe.bags import read_bags
 
     bags = read_bags(data)
     if wanted in bags.names:
-        return bags[bags.names.index(wanted)]
+        return bags[bags.names.index(wanted)], bags.classes
     if wanted.isdigit() and int(wanted) < len(bags):
-        return bags[int(wanted)]
+        return bags[int(wanted)], bags.classes
     raise InputError(f"--bag {wanted}: {data} holds {len(bags)} bags, called {', '.join(bags.names[:5])} …")
 
 
-def _prediction(module: ACMIL, record: xr.DataTree, bag: Bag) -> str:
-    """The model's answer in a sentence, and what the bag's own label says."""
+def _prediction(module: ACMIL, record: xr.DataTree, bag: Bag, classes: list[str]) -> str:
+    """The model's answer in a sentence, and the bag's own label where both count the classes alike."""
     import numpy as np
 
-    logits = record["output/logits"].values[0].astype(np.float64)
+    logits = record["output"].to_dataset()["logits"].values[0].astype(np.float64)
     p = np.exp(logits - logits.max())
     p /= p.sum()
-    facts: dict[str, Any] = module.facts  # type: ignore[assignment]
-    names = [str(name) for name in facts.get("classes", [])] or [str(i) for i in range(len(p))]
+    names = [str(name) for name in module.facts.get("classes", [])] or [str(i) for i in range(len(p))]
     best = int(p.argmax())
-    truth = "" if bag.label is None or bag.label >= len(names) else f"; its label is {names[bag.label]}"
+    known = bag.label is not None and classes == names
+    truth = f"; its label is {names[bag.label or 0]}" if known else ""
     return f"The model's answer for {bag.name} is {names[best]} (probability {p[best]:.2f}{truth})."

@@ -69,8 +69,8 @@ def capture_mil(
     Returns:
         A record with `/mil`: attention (bag, branch, instance), scores (likewise, where there is a softmax), features (bag,
         instance, feature) if kept, instances (bag); NaN beyond a bag's own instances; attribute `source` says how each
-        branch was got. `/bags` describes `Bag`s: name, label, coords, patch_size, annotation. `/validity` says how far the weights are from summing to one. `/output` holds the model's logits, if
-        they are a tensor.
+        branch was got. `/bags` describes `Bag`s: name, label, coords, patch_size, annotation. `/validity` says how far the
+        weights are from summing to one. `/output` holds the model's logits, if they are a tensor.
 
     Raises:
         InputError: an option or a bag that cannot be used, or a module that gives no attention.

@@ -164,10 +164,14 @@ def outlines(mask: Array) -> list[list[tuple[int, int]]]:
     across, down = np.diff(padded, axis=0), np.diff(padded, axis=1)
     for row, column in np.argwhere(across):  # the area stays on the right hand
         a, b = (int(column) - 1, int(row)), (int(column), int(row))
-        follow.setdefault(*((a, []) if across[row, column] > 0 else (b, []))).append(b if across[row, column] > 0 else a)
+        follow.setdefault(*((a, []) if across[row, column] > 0 else (b, []))).append(
+            b if across[row, column] > 0 else a
+        )
     for row, column in np.argwhere(down):
         a, b = (int(column), int(row) - 1), (int(column), int(row))
-        follow.setdefault(*((b, []) if down[row, column] > 0 else (a, []))).append(a if down[row, column] > 0 else b)
+        follow.setdefault(*((b, []) if down[row, column] > 0 else (a, []))).append(
+            a if down[row, column] > 0 else b
+        )
     rings = []
     while follow:
         start = next(iter(follow))
@@ -180,7 +184,9 @@ def outlines(mask: Array) -> list[list[tuple[int, int]]]:
     return rings
 
 
-def _turn(follow: dict[tuple[int, int], list[tuple[int, int]]], ring: list[tuple[int, int]]) -> tuple[int, int]:
+def _turn(
+    follow: dict[tuple[int, int], list[tuple[int, int]]], ring: list[tuple[int, int]]
+) -> tuple[int, int]:
     """The next corner; where two areas touch at a corner, the turn that keeps them apart."""
     here = ring[-1]
     ways = follow[here]
@@ -216,7 +222,9 @@ def _tiff(path: Path, longest: int) -> tuple[Array, int, int]:
             enough = [level for level in levels if max(level.shape[:2]) >= longest]
             level = enough[-1] if enough else levels[0]
             if level.shape[0] * level.shape[1] > LARGEST:
-                raise InputError(f"{path}: {width:,} × {height:,} pixels without a small enough level; save it as a pyramid")
+                raise InputError(
+                    f"{path}: {width:,} × {height:,} pixels without a small enough level; save it as a pyramid"
+                )
             return np.asarray(level.asarray()), int(width), int(height)
     except InputError:
         raise

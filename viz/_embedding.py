@@ -49,7 +49,14 @@ def draw_embedding(result: xr.Dataset) -> go.Figure:
         {"label": name, "method": "update", "args": [{"visible": [a <= i < b for i in range(len(traces))]}]}
         for name, (a, b) in zip(colours, spans, strict=True)
     ]
-    axis = {"showgrid": False, "zeroline": False, "showticklabels": False, "showline": True, "linecolor": theme.RULE, "mirror": True}
+    axis = {
+        "showgrid": False,
+        "zeroline": False,
+        "showticklabels": False,
+        "showline": True,
+        "linecolor": theme.RULE,
+        "mirror": True,
+    }
     figure.update_layout(
         **theme.layout(
             title=theme.heading(html.escape(_title(result)), html.escape(_story(result))),
@@ -59,7 +66,15 @@ def draw_embedding(result: xr.Dataset) -> go.Figure:
             yaxis=axis | {"scaleanchor": "x"},
             legend={"itemsizing": "constant", "y": 0.9},
             updatemenus=[
-                {"type": "buttons", "direction": "right", "buttons": buttons, "x": 1, "xanchor": "right", "y": 1.09, "showactive": True}
+                {
+                    "type": "buttons",
+                    "direction": "right",
+                    "buttons": buttons,
+                    "x": 1,
+                    "xanchor": "right",
+                    "y": 1.09,
+                    "showactive": True,
+                }
             ]
             if len(buttons) > 1
             else [],
@@ -86,11 +101,18 @@ def colouring(result: xr.Dataset, name: str) -> list[go.Scattergl]:
             found.append(_points(result, rows, color=colour, label=label))
         return found
     order = np.argsort(values, kind="stable")
-    shown, bar = values.astype(np.float64)[order], {"title": {"text": name}, "thickness": 12, "outlinewidth": 0}
+    shown, bar = (
+        values.astype(np.float64)[order],
+        {"title": {"text": name}, "thickness": 12, "outlinewidth": 0},
+    )
     if name == "attention":
         shown = np.log10(np.clip(shown, 0.1, None))
         ticks = np.arange(-1, np.ceil(shown.max()) + 1)
-        bar |= {"title": {"text": "even shares"}, "tickvals": ticks, "ticktext": ["≤ 0.1", *(f"{10.0**t:g}" for t in ticks[1:])]}
+        bar |= {
+            "title": {"text": "even shares"},
+            "tickvals": ticks,
+            "ticktext": ["≤ 0.1", *(f"{10.0**t:g}" for t in ticks[1:])],
+        }
     scale = [list(stop) for stop in theme.SEQUENTIAL[1:]]
     scale[0][0] = 0.0
     return [_points(result, order, color=shown, colorscale=scale, colorbar=bar)]

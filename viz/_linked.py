@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ FIRST = 20
 _SMALLEST = 12
 """Pixels of the overview below which a patch is not worth showing."""
 _STYLE = """<style>main { max-width: 1320px } #chosen { display: flex; flex-wrap: wrap; gap: 6px; min-height: 100px }
-#chosen figure { margin: 0; text-align: center; font-size: 12px } #chosen canvas { border-radius: 4px; display: block }</style>"""
+#chosen figure { margin: 0; text-align: center; font-size: 12px } #chosen canvas { border-radius: 4px }</style>"""
 
 
 def linked(
@@ -38,7 +39,7 @@ def linked(
     overlay: xr.Dataset,
     path: str | os.PathLike[str],
     *,
-    texts: xr.Dataset | str = "",
+    texts: xr.Dataset | str | Iterable[str] = (),
     title: str = "attention-probe",
 ) -> Path:
     """Write a page with UMAP and slide side by side, and the chosen patches below; it opens offline.
@@ -62,7 +63,9 @@ def linked(
         if result.attrs.get("kind") != kind:
             raise InputError(f"expected a result of kind {kind}, got {result.attrs.get('kind')!r}")
     if embedding.attrs.get("of") != overlay.attrs["of"] or "instance" not in embedding:
-        raise InputError(f"the points are of {embedding.attrs.get('of')!r}, the slide is {overlay.attrs['of']!r}")
+        raise InputError(
+            f"the points are of {embedding.attrs.get('of')!r}, the slide is {overlay.attrs['of']!r}"
+        )
     figure = linked_figure(embedding, overlay)
     drawn = figure.to_html(include_plotlyjs=False, full_html=False, div_id="linked", config=_CONFIG)
     words = [sentence for _, sentence in sentences(texts)]
@@ -120,7 +123,9 @@ def linked_figure(embedding: xr.Dataset, overlay: xr.Dataset) -> go.Figure:
     figure.update_xaxes(**plain, row=1, col=1)
     figure.update_yaxes(**plain, row=1, col=1)
     axes(figure, overlay, columns=1, first=2)
-    layout = theme.layout(height=560, margin={"l": 8, "r": 48, "t": 40, "b": 8}, showlegend=False, dragmode="lasso")
+    layout = theme.layout(
+        height=560, margin={"l": 8, "r": 48, "t": 40, "b": 8}, showlegend=False, dragmode="lasso"
+    )
     figure.update_layout(**layout)
     return figure
 

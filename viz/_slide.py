@@ -64,13 +64,18 @@ def painted(result: xr.Dataset, name: str, grid: Grid) -> Array:
 def rings_of(result: xr.Dataset, grid: Grid) -> dict[int, list[list[tuple[float, float]]]]:
     """The outlines of each region in pixels of full resolution."""
     region = result["region"].values
-    x, y, size = result["x"].values - grid.left, result["y"].values - grid.top, float(result.attrs["patch_size"])
+    x, y, size = (
+        result["x"].values - grid.left,
+        result["y"].values - grid.top,
+        float(result.attrs["patch_size"]),
+    )
     found = {}
     for number in range(result.sizes.get("area", 0)):
         rows = region == number
         mask = np.isfinite(slide.paint(x[rows], y[rows], size, np.ones(rows.sum()), grid.cell, grid.shape))
         found[number] = [
-            [(grid.left + c * grid.cell, grid.top + r * grid.cell) for c, r in ring] for ring in slide.outlines(mask)
+            [(grid.left + c * grid.cell, grid.top + r * grid.cell) for c, r in ring]
+            for ring in slide.outlines(mask)
         ]
     return found
 
@@ -98,12 +103,17 @@ def draw_slide(result: xr.Dataset) -> go.Figure:
         add_picture(figure, result, column)
         figure.add_trace(heat(result, name, grid, high, where), row=1, col=column)
         line = {"color": theme.OUTLINE, "width": 1.6}
-        figure.add_trace(go.Scatter(x=lines[0], y=lines[1], mode="lines", line=line, hoverinfo="skip"), row=1, col=column)
+        figure.add_trace(
+            go.Scatter(x=lines[0], y=lines[1], mode="lines", line=line, hoverinfo="skip"), row=1, col=column
+        )
     axes(figure, result, columns=2)
     width, height = float(result.attrs["width"]), float(result.attrs["height"])
     figure.update_layout(
         **theme.layout(
-            title=theme.heading(html.escape(f"{result.attrs.get('title', '')}: {result.attrs['of']}"), html.escape(story(result))),
+            title=theme.heading(
+                html.escape(f"{result.attrs.get('title', '')}: {result.attrs['of']}"),
+                html.escape(story(result)),
+            ),
             height=int(np.clip(470 * height / width, 260, 700)) + 150,
             margin={"l": 16, "r": 40, "t": 110, "b": 16},
             showlegend=False,
@@ -180,7 +190,9 @@ def axes(figure: go.Figure, result: xr.Dataset, columns: int, first: int = 1) ->
         figure.update_yaxes(range=[height, 0], scaleanchor=f"x{n}", **plain, **matched, row=1, col=column)
 
 
-def _lines(rings: dict[int, list[list[tuple[float, float]]]]) -> tuple[list[float | None], list[float | None]]:
+def _lines(
+    rings: dict[int, list[list[tuple[float, float]]]],
+) -> tuple[list[float | None], list[float | None]]:
     """All rings as one broken line."""
     x: list[float | None] = []
     y: list[float | None] = []

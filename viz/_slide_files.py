@@ -49,7 +49,13 @@ def slide_geojson(result: xr.Dataset) -> dict[str, Any]:
     for x, y, a, p, region in zip(*(result[n].values.tolist() for n in names), strict=True):
         corners = [[x, y], [x + size, y], [x + size, y + size], [x, y + size], [x, y]]
         facts = {"objectType": "tile", "attention": a, "percentile": p, "region": region}
-        features.append({"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [corners]}, "properties": facts})
+        features.append(
+            {
+                "type": "Feature",
+                "geometry": {"type": "Polygon", "coordinates": [corners]},
+                "properties": facts,
+            }
+        )
     return {"type": "FeatureCollection", "features": features}
 
 
@@ -76,7 +82,10 @@ def slide_png(result: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     ground = result["picture"].values if "picture" in result else np.full((*shape, 3), 255, dtype=np.uint8)
     grid = Grid(0.0, 0.0, down, (ground.shape[0], ground.shape[1]))
     top = max(PALE, float(np.quantile(result["attention"].values, 0.995)))
-    views = [_blend(ground, painted(result, n, grid) / high) for n, high in (("attention", top), ("percentile", 100.0))]
+    views = [
+        _blend(ground, painted(result, n, grid) / high)
+        for n, high in (("attention", top), ("percentile", 100.0))
+    ]
     gap = np.full((len(ground), max(4, ground.shape[1] // 80), 3), 255, dtype=np.uint8)
     target = Path(path)
     Image.fromarray(np.concatenate([views[0], gap, views[1]], 1)).save(target, format="PNG")
@@ -85,7 +94,9 @@ def slide_png(result: xr.Dataset, path: str | os.PathLike[str]) -> Path:
 
 def _blend(ground: Array, share: Array) -> Array:
     """The overlay's colours over the picture, as the figure shows them."""
-    stops = np.array([[position, *map(float, re.findall(r"[\d.]+", colour))] for position, colour in theme.OVERLAY])
+    stops = np.array(
+        [[position, *map(float, re.findall(r"[\d.]+", colour))] for position, colour in theme.OVERLAY]
+    )
     filled = np.clip(np.nan_to_num(share), 0, 1)
     red, green, blue, alpha = (np.interp(filled, stops[:, 0], stops[:, i]) for i in range(1, 5))
     alpha = np.where(np.isfinite(share), alpha, 0)[..., None]

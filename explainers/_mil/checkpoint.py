@@ -50,7 +50,9 @@ def load_mil(path: str | Path) -> ACMIL:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ModelError(f"{place}: its weights do not fit its settings: {str(error).splitlines()[-1].strip()}") from error
+        raise ModelError(
+            f"{place}: its weights do not fit its settings: {str(error).splitlines()[-1].strip()}"
+        ) from error
     model.facts = facts
     return model.eval()
 

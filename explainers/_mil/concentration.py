@@ -24,7 +24,9 @@ from probe.record import strings
 def concentration(
     trace: xr.DataTree,
     *,
-    longest: Annotated[int, Interval(10, 100_000, "length of the curve: the sum of the 1, 2, … largest weights")] = 100,
+    longest: Annotated[
+        int, Interval(10, 100_000, "length of the curve: the sum of the 1, 2, … largest weights")
+    ] = 100,
 ) -> xr.Dataset:
     """How much of a bag's attention its strongest instances carry, and what the others are left with.
 
@@ -69,7 +71,11 @@ def concentration(
         "label": ("bag", strings([class_name(trace, label) for label in labels])),
         **({"pattern": patterns.astype(np.int64)} if len(patterns) else {}),
     }
-    attrs = origin_of(trace) | {"unit": "1", "value": "cumulative", "averaging": "mean over branches, then over bags"}
+    attrs = origin_of(trace) | {
+        "unit": "1",
+        "value": "cumulative",
+        "averaging": "mean over branches, then over bags",
+    }
     return xr.Dataset(variables, coords=coords, attrs=attrs)
 
 
@@ -95,5 +101,5 @@ def _patterns(trace: xr.DataTree) -> measures.Array:
     """Numbers of the annotated patterns of all bags."""
     if "bags" not in trace.children or "annotation" not in trace["bags"]:
         return np.array([])
-    notes = np.unique(trace["bags"]["annotation"].values)
+    notes = np.unique(trace["bags"].to_dataset()["annotation"].values)
     return np.asarray(notes[np.isfinite(notes) & (notes > 0)])

@@ -60,7 +60,9 @@ def folds_of(labels: Array, folds: int, seed: int) -> Array:
     """
     rarest = int(np.bincount(labels)[np.unique(labels)].min())
     if not 2 <= folds <= rarest:
-        raise InputError(f"folds: got {folds}, expected 2 to {rarest}, the number of bags of the rarest class")
+        raise InputError(
+            f"folds: got {folds}, expected 2 to {rarest}, the number of bags of the rarest class"
+        )
     rng, fold, start = np.random.default_rng(seed), np.empty(len(labels), dtype=np.int64), 0
     for c in np.unique(labels):
         places = rng.permutation(np.flatnonzero(labels == c))
@@ -140,7 +142,12 @@ def hold_out(
     inside, outside = split(labels, test, plan.seed)
     train, valid = split(labels[inside], validation / (1 - test), plan.seed)
     fitted = fit(
-        bags.subset(inside[train]), bags.subset(inside[valid]), plan, folder=folder, resume=resume, progress=progress
+        bags.subset(inside[train]),
+        bags.subset(inside[valid]),
+        plan,
+        folder=folder,
+        resume=resume,
+        progress=progress,
     )
     _, found = predict(fitted.model, bags.subset(outside))
     fold = np.zeros(len(outside), dtype=np.int64)
@@ -148,5 +155,8 @@ def hold_out(
 
 
 def _tested(bags: Bags, labels: Array, probabilities: Array, fold: Array, best: list[int]) -> Tested:
-    found = {"accuracy": interval(labels, probabilities, accuracy), "auc": interval(labels, probabilities, auc)}
+    found = {
+        "accuracy": interval(labels, probabilities, accuracy),
+        "auc": interval(labels, probabilities, auc),
+    }
     return Tested(bags.names, labels, probabilities, fold, evaluate(labels, probabilities), found, best)

@@ -14,7 +14,9 @@ from probe.explainers.spec import Interval, Text, explainer
 from probe.record import strings
 
 _UMAP = "McInnes, Healy, Melville, UMAP, 2018 (arXiv 1802.03426)"
-_ACMIL = "Zhang et al., Attention-Challenging Multiple Instance Learning (ACMIL), ECCV 2024 (arXiv 2311.07125)"
+_ACMIL = (
+    "Zhang et al., Attention-Challenging Multiple Instance Learning (ACMIL), ECCV 2024 (arXiv 2311.07125)"
+)
 SURE = 200
 """So many of the most attended instances are shown even where only a sample of the others is."""
 
@@ -57,7 +59,9 @@ def instance_map(
     position = umap_layout(one.features[shown], neighbors=neighbors, min_dist=min_dist, seed=seed)
     variables = {n: ("point", v[shown]) for n, v in _facts(one).items()}
     variables["instance"] = ("point", shown)
-    result = xr.Dataset({"position": (("point", "axis"), position), **variables}, coords={"axis": strings(["x", "y"])})
+    result = xr.Dataset(
+        {"position": (("point", "axis"), position), **variables}, coords={"axis": strings(["x", "y"])}
+    )
     total = len(one.attention)
     result.attrs = origin_of(trace) | {
         "unit": "1",
@@ -69,7 +73,9 @@ def instance_map(
         "colours": [n for n in ("attention", "branch", "annotation", "activated") if n in result],
     }
     if len(shown) < total:
-        result.attrs["note"] = f"shown are {len(shown):,} of {total:,} instances: a random sample, with the most attended"
+        result.attrs["note"] = (
+            f"shown are {len(shown):,} of {total:,} instances: a random sample, with the most attended"
+        )
     return result
 
 
@@ -113,6 +119,8 @@ def bag_map(
     bags, pooled = [], []
     for number in range(count):
         one = bag_of(trace, number, features=True)
+        if one.features is None:
+            raise InputError(f"{one.name}: has no features")
         pooled.append(one.attention @ one.features)
         bags.append((one.name, one.label, len(one.attention), measures.effective_instances(one.attention)))
     z = np.stack(pooled)
@@ -124,7 +132,13 @@ def bag_map(
         "instances": ("point", np.array(sizes)),
         "effective": ("point", np.array(effective)),
     }
-    attrs = origin_of(trace) | {"unit": "1", "value": "position", "method": "UMAP", "seed": seed, "points": "bag"}
+    attrs = origin_of(trace) | {
+        "unit": "1",
+        "value": "position",
+        "method": "UMAP",
+        "seed": seed,
+        "points": "bag",
+    }
     known = min(labels) >= 0 and len(set(labels)) > 1
     if known:
         clusters = _clusters(z, len(set(labels)), seed)

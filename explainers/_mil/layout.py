@@ -51,12 +51,16 @@ def umap_layout(features: Floats, *, neighbors: int, min_dist: float, seed: int)
 def _compute(features: NDArray[np.float32], settings: dict[str, Any]) -> NDArray[np.float32]:
     import umap
 
-    init = "spectral" if len(features) > 10 else "random"  # the spectral start wants more points than dimensions
+    init = (
+        "spectral" if len(features) > 10 else "random"
+    )  # the spectral start wants more points than dimensions
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = umap.UMAP(n_components=2, n_jobs=1, init=init, **settings).fit_transform(features)
     if not np.isfinite(found).all():
-        raise InputError("UMAP gave points without a place: are features equal, or their neighbourhoods torn apart?")
+        raise InputError(
+            "UMAP gave points without a place: are features equal, or their neighbourhoods torn apart?"
+        )
     return np.asarray(found, dtype=np.float32)
 
 

@@ -43,7 +43,9 @@ def diversity_loss(attention: Tensor) -> Tensor:
     return (gram.sum() - gram.diagonal().sum()) / (branches * (branches - 1))
 
 
-def acmil_loss(output: MilOutput, target: Tensor, weight: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+def acmil_loss(
+    output: MilOutput, target: Tensor, weight: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     """L = L_b + L_p + L_d with weights of one; with a single branch L = L_b, as released.
 
     Args:

@@ -39,7 +39,9 @@ def stkim(
         InputError: scores of another shape, K below 1, p outside 0 to 1, or an unknown reading.
     """
     if scores.ndim != 2 or scores.shape[0] == 0:
-        raise InputError(f"scores: got {list(scores.shape)}, expected [instances, branches], at least 1 instance")
+        raise InputError(
+            f"scores: got {list(scores.shape)}, expected [instances, branches], at least 1 instance"
+        )
     if top_k < 1 or not 0 <= drop <= 1 or reading not in READINGS:
         raise InputError(
             f"STKIM: got top_k={top_k}, drop={drop}, reading={reading!r}; expected top_k >= 1, 0 <= drop <= 1, "

@@ -73,7 +73,8 @@ def recall(chosen: Array, annotation: Array, patterns: Array) -> Floats:
         patterns: their numbers.
     """
     return np.array(
-        [chosen[annotation == p].mean() if (annotation == p).any() else np.nan for p in patterns], dtype=np.float64
+        [chosen[annotation == p].mean() if (annotation == p).any() else np.nan for p in patterns],
+        dtype=np.float64,
     )
 
 

@@ -14,8 +14,8 @@ MEASURES = ("accuracy", "macro_f1", "auc", "log_loss")
 def evaluate(labels: Array, probabilities: Array) -> dict[str, float]:
     """The measures of one set of predictions.
 
-    `macro_f1` is the unweighted mean of the classes' F1 (micro-F1, which some released code reports under the name of F1, equals
-    the accuracy); `auc` is the area under the ROC curve, of several classes the mean of one against the rest.
+    `macro_f1` is the unweighted mean of the classes' F1 (micro-F1, which some released code reports as F1, equals the
+    accuracy); `auc` is the area under the ROC curve, of several classes the mean of one against the rest.
 
     Args:
         labels: [B] classes 0 … C − 1.

@@ -43,6 +43,10 @@ class ACMIL(nn.Module):
         reading: which reading of STKIM, see `stkim`.
     """
 
+    settings: dict[str, Any]
+    facts: dict[str, Any]
+    """What a file keeps beside the weights: names of the classes, the training's history."""
+
     def __init__(
         self,
         in_features: int,
@@ -63,7 +67,8 @@ class ACMIL(nn.Module):
             )
         width = hidden or HIDDEN.get(in_features) or max(32, in_features // 2)
         stkim(torch.zeros(1, 1), top_k, drop, reading=reading)  # refuses what it cannot take, now
-        self.settings: dict[str, Any] = {
+        self.facts = {}
+        self.settings = {
             "in_features": in_features,
             "classes": classes,
             "hidden": width,
@@ -113,7 +118,9 @@ class ACMIL(nn.Module):
         z = torch.stack([a.T @ part for a, part in zip(attention, h.split(sizes), strict=True)], 1)
         rows = [head(z[m]) for m, head in enumerate(self.heads)]
         logits = self.bag_head(z.mean(0))
-        return MilOutput(logits, torch.stack(rows) if rows else logits.new_empty((0, *logits.shape)), attention)
+        return MilOutput(
+            logits, torch.stack(rows) if rows else logits.new_empty((0, *logits.shape)), attention
+        )
 
     def _weights(self, scores: Tensor, generator: torch.Generator | None) -> Tensor:
         drop = float(self.settings["drop"])
@@ -135,7 +142,9 @@ class ABMIL(ACMIL):
         gate: width of the gate.
     """
 
-    def __init__(self, in_features: int, *, classes: int = 2, hidden: int | None = None, gate: int = 128) -> None:
+    def __init__(
+        self, in_features: int, *, classes: int = 2, hidden: int | None = None, gate: int = 128
+    ) -> None:
         super().__init__(in_features, classes=classes, hidden=hidden, gate=gate, branches=1, drop=0.0)
 
     def _head_count(self) -> int:
@@ -162,8 +171,8 @@ def build(method: str, in_features: int, **settings: Any) -> ACMIL:
     if method == "abmil":
         kept = {name: settings[name] for name in ("classes", "hidden", "gate") if name in settings}
         return ABMIL(in_features, **kept)
-    fixed: dict[str, Any] = {"mba": {"drop": 0.0}, "stkim": {"branches": 1}, "acmil": {}}[method]
-    return ACMIL(in_features, **settings | fixed)
+    parts: dict[str, dict[str, Any]] = {"mba": {"drop": 0.0}, "stkim": {"branches": 1}, "acmil": {}}
+    return ACMIL(in_features, **settings | parts[method])
 
 
 def _sizes(offsets: Tensor | None, instances: int) -> list[int]:

@@ -26,14 +26,18 @@ def slide_overlay(
     trace: xr.DataTree,
     *,
     bag: Annotated[str, Text("name or number of the bag")] = "0",
-    picture: Annotated[str | None, Text("file of the slide: PNG, JPEG, TIFF, or a whole-slide format")] = None,
+    picture: Annotated[
+        str | None, Text("file of the slide: PNG, JPEG, TIFF, or a whole-slide format")
+    ] = None,
     branch: Annotated[int | None, Interval(1, 1000, "one branch alone; left open: the mean of all")] = None,
     threshold: Annotated[
         float, Interval(0, 1e6, "patches above so many times an even share make the regions")
     ] = 1.0,
     patch_size: Annotated[
         float | None,
-        Interval(1e-3, 1e6, "side of a patch in pixels of full resolution; left open: as the bag says, or its grid"),
+        Interval(
+            1e-3, 1e6, "side of a patch in pixels of full resolution; left open: as the bag says, or its grid"
+        ),
     ] = None,
     longest: Annotated[int, Interval(64, 20_000, "pixels along the longer side of the overview")] = 1600,
 ) -> xr.Dataset:
@@ -53,9 +57,10 @@ def slide_overlay(
         longest: size of the overview that the result carries.
 
     Returns:
-        slide_overlay: attention(patch) (× N, unit "even share"), percentile(patch), x(patch), y(patch) (upper left corner, pixels
-        of full resolution), region(patch) (number from 0, largest first; −1 outside); per region region_patches, region_mass
-        (share of all attention); picture(row, column, channel) if given. Attributes patch_size, width, height, downsample.
+        slide_overlay: attention(patch) (× N, unit "even share"), percentile(patch), x(patch), y(patch) (upper left corner,
+        in pixels of full resolution), region(patch) (number from 0, largest first; −1 outside); per region region_patches
+        and region_mass (share of all attention); picture(row, column, channel) if given. Attributes patch_size, width,
+        height, downsample.
 
     Raises:
         InputError: no record, no such bag or branch, or a picture that cannot be read or is smaller than the patches' places.
@@ -81,7 +86,12 @@ def slide_overlay(
         "region_patches": ("area", np.array([(region == n).sum() for n in numbers], dtype=np.int64)),
         "region_mass": ("area", np.array([a[region == n].sum() for n in numbers], dtype=np.float64)),
     }
-    attrs = origin_of(trace) | {"unit": "even share", "value": "attention", "of": one.name, "patch_size": float(size)}
+    attrs = origin_of(trace) | {
+        "unit": "even share",
+        "value": "attention",
+        "of": one.name,
+        "patch_size": float(size),
+    }
     attrs["branch"] = "mean of all" if branch is None else str(branch)
     attrs["threshold"] = float(threshold)
     view = _view(picture, x, y, size, longest, variables)
@@ -89,7 +99,12 @@ def slide_overlay(
 
 
 def _view(
-    picture: str | None, x: measures.Array, y: measures.Array, size: float, longest: int, variables: dict[str, Any]
+    picture: str | None,
+    x: measures.Array,
+    y: measures.Array,
+    size: float,
+    longest: int,
+    variables: dict[str, Any],
 ) -> dict[str, Any]:
     """The size of the slide and of its overview; the picture goes to the variables."""
     right, below = float(x.max() + size), float(y.max() + size)
@@ -98,8 +113,8 @@ def _view(
     view = slide.read_overview(picture, longest)
     if x.max() >= view.width or y.max() >= view.height or min(x.min(), y.min()) < 0:
         raise InputError(
-            f"{picture}: has {view.width:,} × {view.height:,} pixels, but patches begin as far as x {x.max():g}, y {y.max():g}; "
-            "is it the slide of this bag, at full resolution?"
+            f"{picture}: has {view.width:,} × {view.height:,} pixels, but patches begin as far as "
+            f"x {x.max():g}, y {y.max():g}; is it the slide of this bag, at full resolution?"
         )
     variables["picture"] = (("row", "column", "channel"), view.pixels)
     return {"width": float(view.width), "height": float(view.height), "downsample": view.downsample}

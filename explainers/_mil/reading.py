@@ -51,7 +51,9 @@ def mil_of(trace: xr.DataTree) -> xr.Dataset:
         RecordError: a record without bags.
     """
     if not isinstance(trace, xr.DataTree):
-        raise InputError(f"expected a record (probe.capture_mil or probe.open_record), got {type(trace).__name__}")
+        raise InputError(
+            f"expected a record (probe.capture_mil or probe.open_record), got {type(trace).__name__}"
+        )
     if "mil" not in trace.children:
         raise RecordError("the record has no bags: make one with probe.capture_mil, or `probe mil explain`")
     return trace["mil"].to_dataset()
@@ -74,7 +76,9 @@ def bag_of(trace: xr.DataTree, number: int, *, features: bool = False) -> OneBag
     if not np.isfinite(branches).all():
         raise RecordError(f"the attention of bag {number} is not finite: the record is damaged")
     if features and "features" not in data:
-        raise RecordError("the record has no features of the instances: capture again with features=… (a module's name)")
+        raise RecordError(
+            "the record has no features of the instances: capture again with features=… (a module's name)"
+        )
     facts = trace["bags"].to_dataset() if "bags" in trace.children else xr.Dataset()
     found = {
         name: facts[name].isel(bag=number, instance=slice(size)).values.astype(np.float64)
@@ -86,7 +90,9 @@ def bag_of(trace: xr.DataTree, number: int, *, features: bool = False) -> OneBag
         str(facts["name"].values[number]) if "name" in facts else f"bag {number}",
         branches,
         int(facts["label"].values[number]) if "label" in facts else -1,
-        data["features"].isel(bag=number, instance=slice(size)).values.astype(np.float64) if features else None,
+        data["features"].isel(bag=number, instance=slice(size)).values.astype(np.float64)
+        if features
+        else None,
         found["coords"] if np.isfinite(found.get("coords", np.nan)).all() else None,
         float(facts["patch_size"].values[number]) if "patch_size" in facts else float("nan"),
         found["annotation"] if np.isfinite(found.get("annotation", np.nan)).any() else None,
@@ -100,7 +106,7 @@ def number_of(trace: xr.DataTree, bag: str) -> int:
         InputError: there is none, the message names some that there are.
     """
     count = mil_of(trace).sizes["bag"]
-    names = [str(n) for n in trace["bags"]["name"].values] if "bags" in trace.children else []
+    names = [str(n) for n in trace["bags"].to_dataset()["name"].values] if "bags" in trace.children else []
     if bag in names:
         return names.index(bag)
     if bag.isdigit() and int(bag) < count:

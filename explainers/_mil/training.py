@@ -61,8 +61,10 @@ class Plan:
             raise InputError(
                 f"got method {self.method!r} and monitor {self.monitor!r}; expected one of {METHODS} and one of {MONITORS}"
             )
-        if min(self.epochs, self.patience, self.batch) < 1 or not 0 < self.lr or self.weight_decay < 0:
-            raise InputError("epochs, patience and batch must be at least 1, lr above 0, weight_decay not below 0")
+        if min(self.epochs, self.patience, self.batch) < 1 or not self.lr > 0 or self.weight_decay < 0:
+            raise InputError(
+                "epochs, patience and batch must be at least 1, lr above 0, weight_decay not below 0"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,13 +113,17 @@ def fit(
     """
     labels = train.known_labels()
     validation_labels = validation.known_labels()
-    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if plan.device == "auto" else plan.device)
+    place = torch.device(
+        ("cuda" if torch.cuda.is_available() else "cpu") if plan.device == "auto" else plan.device
+    )
     with torch.random.fork_rng():
         run = _Run(train, labels, plan, place, None if folder is None else Path(folder))
         if resume:
             run.restore()
         elif folder is not None and (Path(folder) / checkpoint.LAST).exists():
-            raise InputError(f"{folder} holds a training already: go on with resume, or choose another folder")
+            raise InputError(
+                f"{folder} holds a training already: go on with resume, or choose another folder"
+            )
         while not run.ended:
             losses = run.epoch()
             _, probabilities = predict(run.model, validation)
@@ -153,7 +159,9 @@ def predict(model: ACMIL, bags: Bags) -> tuple[list[str], Array]:
 class _Run:
     """The state of one training."""
 
-    def __init__(self, train: Bags, labels: Array, plan: Plan, place: torch.device, folder: Path | None) -> None:
+    def __init__(
+        self, train: Bags, labels: Array, plan: Plan, place: torch.device, folder: Path | None
+    ) -> None:
         self.train, self.labels, self.plan, self.place, self.folder = train, labels, plan, place, folder
         self.classes = max(len(train.classes), int(labels.max()) + 1)
         mean, scale = _moments(train)
@@ -191,7 +199,9 @@ class _Run:
             target = torch.from_numpy(self.labels[step.numpy()]).to(self.place)
             loss, terms = acmil_loss(self.model(torch.cat(parts).to(self.place), offsets), target)
             if not bool(loss.isfinite()):
-                raise ModelError(f"the loss is {float(loss)} in epoch {number + 1}: try a smaller lr than {self.plan.lr:g}")
+                raise ModelError(
+                    f"the loss is {float(loss)} in epoch {number + 1}: try a smaller lr than {self.plan.lr:g}"
+                )
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
@@ -213,14 +223,23 @@ class _Run:
             self._write()
 
     def _write(self) -> None:
-        facts = {**self._identity(), "history": self.history, "best": self.best, "best_value": self.best_value}
+        facts = {
+            **self._identity(),
+            "history": self.history,
+            "best": self.best,
+            "best_value": self.best_value,
+        }
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in self.best_weights.items()}
         tensors |= {f"optimizer.{k}": v for k, v in checkpoint.optimizer_tensors(self.optimizer).items()}
         if self.folder is not None:
             checkpoint.write(self.folder / checkpoint.LAST, tensors, facts)
             if self.best == len(self.history):
-                beside = {"settings": self.model.settings, "method": self.plan.method, "classes": self.train.classes}
+                beside = {
+                    "settings": self.model.settings,
+                    "method": self.plan.method,
+                    "classes": self.train.classes,
+                }
                 checkpoint.write(self.folder / checkpoint.MODEL, self.best_weights, {**beside, **facts})
 
     def restore(self) -> None:
@@ -236,7 +255,9 @@ class _Run:
         mine = self._identity()
         different = [name for name in mine if facts.get(name) != mine[name]]
         if different:
-            raise InputError(f"{path} is of another training (other {', '.join(different)}): choose another folder")
+            raise InputError(
+                f"{path} is of another training (other {', '.join(different)}): choose another folder"
+            )
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
         for key, value in tensors.items():
             part, _, name = key.partition(".")

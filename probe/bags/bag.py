@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -140,12 +141,16 @@ class Bags(Sequence[Bag]):
         return labels
 
 
+def _given(bag: Bag) -> Bag:
+    return bag
+
+
 def in_memory(bags: Sequence[Bag], classes: Sequence[str] = ()) -> Bags:
     """Bags that are already read, as `Bags`."""
     labels = [bag.label for bag in bags]
     highest = max((label for label in labels if label is not None), default=-1)
     names = classes or [str(number) for number in range(highest + 1)]
-    return Bags([b.name for b in bags], labels, names, [lambda bag=bag: bag for bag in bags])
+    return Bags([b.name for b in bags], labels, names, [partial(_given, bag) for bag in bags])
 
 
 def read_bags(path: str | Path) -> Bags:

@@ -39,7 +39,9 @@ def read_folder(folder: Path) -> Bags:
     if absent:
         raise InputError(f"{table}: no label for {len(absent)} bags, {', '.join(absent[:3])} first")
     if len(given) > len(names):
-        warnings.warn(f"{table} names {len(given) - len(names)} bags without a file", RuntimeWarning, stacklevel=3)
+        warnings.warn(
+            f"{table} names {len(given) - len(names)} bags without a file", RuntimeWarning, stacklevel=3
+        )
     classes = sorted({given[name] for name in names})
     labels = [classes.index(given[name]) for name in names]
 
@@ -82,7 +84,9 @@ def _labels(table: Path) -> dict[str, str]:
     rows = pd.read_csv(table, dtype=str, keep_default_na=False)
     column = next((n for n in _NAMES if n in rows.columns), None)
     if column is None or "label" not in rows.columns:
-        raise InputError(f"{table}: its columns are {', '.join(rows.columns)}; expected name (or slide_id) and label")
+        raise InputError(
+            f"{table}: its columns are {', '.join(rows.columns)}; expected name (or slide_id) and label"
+        )
     return dict(zip((_stem(Path(n)) for n in rows[column]), rows["label"], strict=True))
 
 
@@ -118,7 +122,9 @@ def _pt(path: Path) -> Bags:
     if isinstance(content, torch.Tensor):
         content = {"features": content}
     if not isinstance(content, dict):
-        raise InputError(f"{path}: holds a {type(content).__name__}, expected a tensor or a dict with 'features'")
+        raise InputError(
+            f"{path}: holds a {type(content).__name__}, expected a tensor or a dict with 'features'"
+        )
     parts = {str(k): v.float().numpy() for k, v in content.items() if isinstance(v, torch.Tensor)}
     scalars = {str(k): v for k, v in content.items() if isinstance(v, int | float)}
     return in_memory([_bag(path, parts, scalars.get("label"), scalars.get("patch_size"))])

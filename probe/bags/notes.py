@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -67,7 +67,7 @@ class BagNotes:
         return whole
 
 
-def are_bags(value: Any) -> bool:
+def are_bags(value: Any) -> TypeGuard[Bag | Sequence[Bag]]:
     """Whether the value is a Bag or a sequence of Bag."""
     return isinstance(value, Bag | Bags) or (
         isinstance(value, Sequence) and bool(value) and all(isinstance(one, Bag) for one in value)

@@ -50,7 +50,9 @@ def test_percentiles_hide_how_strong_attention_is():
 def two_bags():
     """Two branches; the second bag has one instance."""
     first = np.array([[0.7, 0.1, 0.1, 0.1], [0.1, 0.7, 0.1, 0.1]])
-    return mil_record([first, np.ones((2, 1))], annotation=[np.array([1, 2, 2, 0]), np.array([0])], labels=[1, 0])
+    return mil_record(
+        [first, np.ones((2, 1))], annotation=[np.array([1, 2, 2, 0]), np.array([0])], labels=[1, 0]
+    )
 
 
 def test_concentration_averages_branches_first():
@@ -73,7 +75,10 @@ def test_concentration_in_words():
     assert "Over 2 bags, the 10 strongest instances hold 100% of the attention on average" in text
     assert "Of the instances annotated 2, 50% get more than an even share (1 bag)." in text
     single = ex.verbalize(ex.concentration(mil_record([np.full((1, 40), 1 / 40)], names=["case <7>"])))
-    assert "In “case <7>”, the 10 strongest instances hold 25% of the attention, where an even share is 25%." in single
+    assert (
+        "In “case <7>”, the 10 strongest instances hold 25% of the attention, where an even share is 25%."
+        in single
+    )
     assert "The model has one branch of attention." in single
 
 
@@ -82,7 +87,9 @@ def clustered(seed=0):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(60, 5)) + np.repeat([[0.0], [30.0]], 30, 0)
     a = np.r_[np.full(30, 1e-4), np.full(30, 1.0)]
-    return mil_record([np.tile(a / a.sum(), (2, 1))], features=[x], annotation=[np.r_[np.zeros(30), np.ones(30)]])
+    return mil_record(
+        [np.tile(a / a.sum(), (2, 1))], features=[x], annotation=[np.r_[np.zeros(30), np.ones(30)]]
+    )
 
 
 def test_knots_of_features_stay_apart_and_the_seed_decides(tmp_path, monkeypatch):
@@ -130,7 +137,9 @@ def test_bags_whose_features_follow_the_label_have_v_measure_one(monkeypatch):
     got = ex.bag_map(mil_record(attention, features=apart, labels=labels))
     assert got.attrs["v_measure"] == pytest.approx(1)
     np.testing.assert_allclose(got["position"].values[3], (attention[3] @ apart[3])[0, :2], rtol=1e-5)
-    mixed = ex.bag_map(mil_record(attention, features=[rng.normal(size=(5, 3)) for _ in labels], labels=labels))
+    mixed = ex.bag_map(
+        mil_record(attention, features=[rng.normal(size=(5, 3)) for _ in labels], labels=labels)
+    )
     assert mixed.attrs["v_measure"] < 0.5
     assert "v_measure" not in ex.bag_map(mil_record(attention, features=apart)).attrs
 

@@ -31,7 +31,11 @@ def restated(model, x):
         branches.append(e / e.sum())
     a = torch.stack(branches)
     z = torch.stack([sum(a[m, n] * h[n] for n in range(len(x))) for m in range(len(a))])
-    heads = [p[f"heads.{m}.weight"] @ z[m] + p[f"heads.{m}.bias"] for m in range(len(a)) if f"heads.{m}.weight" in p]
+    heads = [
+        p[f"heads.{m}.weight"] @ z[m] + p[f"heads.{m}.bias"]
+        for m in range(len(a))
+        if f"heads.{m}.weight" in p
+    ]
     under_mean_map = a.mean(0) @ h
     return a.T, heads, p["bag_head.weight"] @ under_mean_map + p["bag_head.bias"]
 
@@ -92,7 +96,9 @@ def test_a_bag_of_100_000_instances_and_bad_bags():
     with torch.no_grad():
         got = model(bag(100_000))
     assert got.attention[0].shape == (100_000, 5)
-    torch.testing.assert_close(got.attention[0].double().sum(0), torch.ones(5, dtype=torch.float64), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        got.attention[0].double().sum(0), torch.ones(5, dtype=torch.float64), rtol=0, atol=1e-4
+    )
     for wrong in (bag(0), bag(4, width=11), bag(4)[None, None]):
         with pytest.raises(InputError, match="expected"):
             model(wrong)
@@ -166,15 +172,26 @@ def test_the_loss_is_the_sum_of_its_parts():
     own = F.cross_entropy(out.logits, y)
     own = own + sum(F.cross_entropy(row, y) for row in out.branch_logits) / 3
     own = own + (mil.diversity_loss(out.attention[0]) + mil.diversity_loss(out.attention[1])) / 2
-    assert float(loss) == pytest.approx(float(own), rel=1e-6)
+    torch.testing.assert_close(loss, own)
 
 
 def test_methods_by_name_and_widths_as_released():
     assert mil.build("abmil", 512, branches=5).settings["branches"] == 1
     assert mil.build("stkim", 512).settings["branches"] == 1
     assert mil.build("mba", 512).settings["drop"] == 0
-    assert [mil.build("acmil", w).settings["hidden"] for w in (512, 384, 768, 1024, 1536, 40)] == [256, 128, 384, 512, 768, 32]
-    for wrong in (lambda: mil.build("clam", 5), lambda: mil.ACMIL(5, drop=1.5), lambda: mil.ACMIL(5, branches=0)):
+    assert [mil.build("acmil", w).settings["hidden"] for w in (512, 384, 768, 1024, 1536, 40)] == [
+        256,
+        128,
+        384,
+        512,
+        768,
+        32,
+    ]
+    for wrong in (
+        lambda: mil.build("clam", 5),
+        lambda: mil.ACMIL(5, drop=1.5),
+        lambda: mil.ACMIL(5, branches=0),
+    ):
         with pytest.raises(InputError):
             wrong()
 
@@ -188,3 +205,24 @@ def test_the_tap_reads_these_models():
     torch.testing.assert_close(got, model(x).attention[0].detach(), rtol=1e-6, atol=1e-7)
     assert record["mil/features"].shape == (1, 15, 8)
     assert record["output/logits"].shape == (1, 2)
+
+
+def test_torchmil_agrees():
+    """An oracle that shares no code: ABMIL of torchmil (Apache-2.0) with our weights, in float64."""
+    models = pytest.importorskip("torchmil.models", reason="torchmil is not installed")
+    ours = made(mil.ABMIL).eval()
+    theirs = models.ABMIL((12,), att_dim=5, gated=True, feat_ext=ours.embed).double()
+    ours.double()
+    theirs.pool.fc1.module.load_state_dict(ours.tanh.state_dict())
+    theirs.pool.fc_gated.module.load_state_dict(ours.gate.state_dict())
+    with torch.no_grad():
+        theirs.pool.fc2.weight.copy_(ours.score.weight)  # its missing bias moves all scores alike
+        w, b = ours.bag_head.weight, ours.bag_head.bias
+        theirs.classifier.module.weight.copy_(w[1:] - w[:1])
+        theirs.classifier.module.bias.copy_(b[1:] - b[:1])
+        for instances in (1, 30, 500):
+            x = bag(instances, seed=instances).double()
+            logit, scores = theirs(x[None], return_att=True)
+            got = ours(x)
+            torch.testing.assert_close(got.logits[0, 1] - got.logits[0, 0], logit[0])
+            torch.testing.assert_close(got.attention[0][:, 0], scores[0].flatten().softmax(0))

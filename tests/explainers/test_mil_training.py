@@ -50,7 +50,14 @@ def test_interrupted_and_resumed_is_the_same_bits(bags, tmp_path, method):
     with pytest.raises(InputError, match="holds a training already"):
         mil.fit(bags[:16], bags[16:], plan, folder=tmp_path / "cut")
     seen = []
-    resumed = mil.fit(bags[:16], bags[16:], plan, folder=tmp_path / "cut", resume=True, progress=lambda *a: seen.append(a[0]))
+    resumed = mil.fit(
+        bags[:16],
+        bags[16:],
+        plan,
+        folder=tmp_path / "cut",
+        resume=True,
+        progress=lambda *a: seen.append(a[0]),
+    )
     assert seen == [3, 4]
     assert same(whole.model, resumed.model)
     assert whole.history == resumed.history
@@ -58,7 +65,13 @@ def test_interrupted_and_resumed_is_the_same_bits(bags, tmp_path, method):
     assert same(loaded, whole.model)
     assert loaded.facts["classes"] == ["negative", "positive"]
     with pytest.raises(InputError, match="other plan"):
-        mil.fit(bags[:16], bags[16:], mil.Plan(**SMALL, method=method, seed=3), folder=tmp_path / "cut", resume=True)
+        mil.fit(
+            bags[:16],
+            bags[16:],
+            mil.Plan(**SMALL, method=method, seed=3),
+            folder=tmp_path / "cut",
+            resume=True,
+        )
 
 
 def test_the_best_epoch_is_kept_and_patience_ends_the_training(bags):
@@ -195,7 +208,12 @@ def test_two_planted_patterns_one_branch_finds_one_and_five_find_both():
                 with torch.no_grad():
                     a = model(one.features).attention[0].double().mean(1).numpy()
                 chosen = measures.activated(a)
-                rows.append([measures.cumulative(a, 10)[-1], *measures.recall(chosen, one.annotation, np.array([1, 2]))])
+                rows.append(
+                    [
+                        measures.cumulative(a, 10)[-1],
+                        *measures.recall(chosen, one.annotation, np.array([1, 2])),
+                    ]
+                )
         found[method] = np.mean(rows, 0)
         assert mil.evaluate(test.known_labels(), mil.predict(model, test)[1])["auc"] > 0.95
     (alone, _, weak_alone), (spread, _, weak_spread) = found["abmil"], found["mba"]

@@ -13,7 +13,9 @@ from probe.errors import InputError
 def some(name="slide.1", n=5, seed=0, **more):
     x = torch.randn(n, 6, generator=torch.Generator().manual_seed(seed))
     grid = np.stack([np.arange(n) * 256.0, np.zeros(n)], 1)
-    return Bag(name, x, **({"label": 1, "coords": grid, "patch_size": 256.0, "annotation": np.arange(n) % 2} | more))
+    return Bag(
+        name, x, **({"label": 1, "coords": grid, "patch_size": 256.0, "annotation": np.arange(n) % 2} | more)
+    )
 
 
 def equal(a, b):
@@ -40,10 +42,16 @@ def test_one_bag_a_file(tmp_path, suffix):
     if suffix == ".h5":
         bag.save(path)
     elif suffix == ".pt":
-        parts = {"features": bag.features, "coords": torch.from_numpy(bag.coords), "annotation": torch.arange(5) % 2}
+        parts = {
+            "features": bag.features,
+            "coords": torch.from_numpy(bag.coords),
+            "annotation": torch.arange(5) % 2,
+        }
         torch.save(parts | {"label": 1, "patch_size": 256}, path)
     elif suffix == ".npz":
-        np.savez(path, features=bag.features, coords=bag.coords, annotation=bag.annotation, label=1, patch_size=256)
+        np.savez(
+            path, features=bag.features, coords=bag.coords, annotation=bag.annotation, label=1, patch_size=256
+        )
     else:
         rows = np.column_stack([np.ones(5), bag.coords, bag.annotation, np.full(5, 256), bag.features])
         names = "label,x,y,annotation,patch_size," + ",".join(f"f{i}" for i in range(6))
@@ -135,7 +143,7 @@ REFUSED = {
     "other format": (lambda p: text(p, "a.xlsx", ""), r"not a format of bags; expected \.h5"),
     "empty folder": (lambda p: p, r"no file of bags in it; expected \.h5"),
     "pickled objects": (pickled, "nothing is unpickled here"),
-    "no features": (lambda p: written(p, "a.npz", embedding=np.ones((2, 2))), "holds embedding; expected an array called features"),
+    "no features": (lambda p: written(p, "a.npz", embedding=np.ones((2, 2))), "holds embedding; expected an array"),
     "NaN": (nan, r"slide_7: NaN or infinity in the features of instance 2 \(of 3\)"),
     "coords of others": (lambda p: written(p, "a.npz", features=np.ones((3, 2)), coords=np.ones((2, 2))), "its coords are"),
     "no instance": (lambda p: written(p, "a.npz", features=np.ones((0, 2))), "N and D at least 1"),
@@ -157,7 +165,9 @@ def test_refusals_name_the_file_and_say_what_to_do(tmp_path, case):
 
 def test_a_record_keeps_what_is_known_of_bags(tmp_path):
     model = seeded(Gated())
-    bags = in_memory([some("one"), some("two", n=3, coords=None, label=None, annotation=None, patch_size=None)], ["a", "b"])
+    bags = in_memory(
+        [some("one"), some("two", n=3, coords=None, label=None, annotation=None, patch_size=None)], ["a", "b"]
+    )
     probe.capture_mil(model, bags, attention="score", features="features", store=tmp_path / "r.zarr")
     tree = probe.open_record(tmp_path / "r.zarr")
     facts = tree["bags"].to_dataset()

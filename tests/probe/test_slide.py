@@ -1,6 +1,7 @@
 """Painting patches at any magnification, regions and outlines, and pictures of real formats."""
 
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -43,7 +44,9 @@ def test_regions_join_along_edges_and_not_at_corners():
     assert got[0] == got[1] == 0, "the largest is the first"
     assert len(set(got.tolist())) == 5
     assert slide.regions(x, y, 16.0, np.zeros(6, dtype=bool)).tolist() == [-1] * 6
-    overlapping = slide.regions(np.array([0, 8.0, 16]), np.array([0, 8.0, 16]), 16.0, np.array([True, True, True]))
+    overlapping = slide.regions(
+        np.array([0, 8.0, 16]), np.array([0, 8.0, 16]), 16.0, np.array([True, True, True])
+    )
     assert overlapping.tolist() == [0, 0, 0]
 
 
@@ -55,12 +58,11 @@ def test_outlines_go_around_areas_and_holes():
     rings = slide.outlines(mask)
     assert all(ring[0] == ring[-1] for ring in rings)
     as_sets = sorted(sorted(set(ring)) for ring in rings)
-    assert as_sets == sorted([
-        sorted([(1, 1), (4, 1), (4, 4), (1, 4)]), sorted([(2, 2), (3, 2), (3, 3), (2, 3)]), sorted([(4, 4), (5, 4), (5, 5), (4, 5)]),
-    ])  # fmt: skip
+    square, hole, corner = (sorted([(a, a), (b, a), (b, b), (a, b)]) for a, b in ((1, 4), (2, 3), (4, 5)))
+    assert as_sets == sorted([square, hole, corner])
 
     def area(ring):
-        return sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(ring[:-1], ring[1:], strict=True)) / 2
+        return sum(a[0] * b[1] - b[0] * a[1] for a, b in pairwise(ring)) / 2
 
     assert sum(map(area, rings)) == mask.sum()
     assert slide.outlines(np.zeros((3, 3), dtype=bool)) == []
@@ -70,7 +72,8 @@ def test_outlines_go_around_areas_and_holes():
 def test_outlines_enclose_exactly_the_mask(seed):
     mask = np.random.default_rng(seed).random((12, 15)) < 0.5
     total = sum(
-        (np.array(r)[:-1, 0] * np.array(r)[1:, 1] - np.array(r)[1:, 0] * np.array(r)[:-1, 1]).sum() / 2 for r in slide.outlines(mask)
+        (np.array(r)[:-1, 0] * np.array(r)[1:, 1] - np.array(r)[1:, 0] * np.array(r)[:-1, 1]).sum() / 2
+        for r in slide.outlines(mask)
     )
     assert total == mask.sum()
 

@@ -11,7 +11,11 @@ def planted(bags=40, *, instances=200, width=32, each=15, strong=6.0, weak=3.0, 
     rng = np.random.default_rng(seed)
     made = []
     for number in range(2 * bags):
-        x, notes, positive = rng.normal(size=(instances, width)), np.zeros(instances, dtype=np.int64), number % 2 == 1
+        x, notes, positive = (
+            rng.normal(size=(instances, width)),
+            np.zeros(instances, dtype=np.int64),
+            number % 2 == 1,
+        )
         if positive:
             places = rng.permutation(instances)[: 2 * each]
             notes[places[:each]], notes[places[each:]] = 1, 2

@@ -6,7 +6,9 @@ import xarray as xr
 from probe.record import strings
 
 
-def mil_groups(attention, *, features=None, labels=None, names=None, coords=None, patch_size=None, annotation=None):
+def mil_groups(
+    attention, *, features=None, labels=None, names=None, coords=None, patch_size=None, annotation=None
+):
     """The groups /mil and /bags.
 
     Args:
@@ -36,7 +38,10 @@ def mil_groups(attention, *, features=None, labels=None, names=None, coords=None
     }
     if features is not None:
         width = np.shape(features[0])[1]
-        mil["features"] = (("bag", "instance", "feature"), padded(features, longest, width).astype(np.float32))
+        mil["features"] = (
+            ("bag", "instance", "feature"),
+            padded(features, longest, width).astype(np.float32),
+        )
     bags = {
         "name": ("bag", strings(names or [f"slide {i}" for i in range(count)])),
         "label": ("bag", np.array(labels if labels is not None else [-1] * count)),
