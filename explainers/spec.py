@@ -33,7 +33,7 @@ KINDS: dict[str, tuple[str, ...] | None] = {
     "head_table": ("layer", "head"),
     "token_strip": ("token",),
     "text": ("statement",),
-    "measure_table": ("method", "measure"),
+    "measure_table": ("explainer", "measure"),
     "map2d": None,
     "image_overlay": None,
     "embedding": None,
@@ -48,7 +48,7 @@ _KIND_VARIABLES: dict[str, tuple[str, ...]] = {
     "head_table": ("layer", "head"),
     "token_strip": ("text", "role", "start", "end"),
     "text": ("text", "claim", "value", "tokens"),
-    "measure_table": ("method", "measure", "low", "high", "count", "better"),
+    "measure_table": ("explainer", "measure", "low", "high", "count", "better"),
 }
 
 

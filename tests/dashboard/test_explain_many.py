@@ -118,7 +118,7 @@ def test_a_language_model_writes_the_words_and_no_secret_is_left_anywhere(probe,
     with serving(lambda _: 'The word "delight" is most important. So is "brilliant".') as at:
         url = at.url.replace("//", "//me:pass-word@")
         line = ("--verbalizer", "llm", "--base-url", url, "--no-cache", "--html", page)
-        ended = probe("explain", SENTENCE, *line, *FAST)
+        ended = probe("explain", SENTENCE, *line, "--no-faithfulness")
     assert ended.code == 0, ended.err
     assert '"brilliant" ⟦unsupported: not in the text⟧' in ended.out
     assert "Checked against the map: 2 of 3 claims hold." in ended.out

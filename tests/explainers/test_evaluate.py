@@ -134,19 +134,19 @@ def test_the_table_has_methods_measures_intervals_and_chance():
         sanity=1,
         progress=lambda done, expected, _: seen.append((done, expected)),
     )
-    assert found["method"].values.tolist() == ["occlusion", "gradient_x_input", "random"]
+    assert found["explainer"].values.tolist() == ["occlusion", "gradient_x_input", "random"]
     names = found["measure"].values.tolist()
     assert {"deletion (mask)", "gap (mean)", "sufficiency", "leave-one-out", "random weights"} <= set(names)
     assert "other target" not in names
     assert seen[-1] == (3, 3)
     one = found.sel(measure="leave-one-out")
-    assert float(one["mean"].sel(method="occlusion")) == pytest.approx(1)
+    assert float(one["mean"].sel(explainer="occlusion")) == pytest.approx(1)
     assert (found["count"].sel(measure="sufficiency") == 3).all()
     ok = np.isfinite(found["low"].values)
     assert (found["low"].values[ok] <= found["mean"].values[ok] + 1e-12).all()
     assert (found["mean"].values[ok] <= found["high"].values[ok] + 1e-12).all()
     gap = found["mean"].sel(measure="gap (mask)")
-    assert float(gap.sel(method="occlusion")) > float(gap.sel(method="random"))
+    assert float(gap.sel(explainer="occlusion")) > float(gap.sel(explainer="random"))
     for language in ("en", "de"):
         assert "occlusion" in ex.verbalize(found, language=language)
 
