@@ -92,7 +92,7 @@ def _show(console: Console, result: xr.Dataset, sentences: list[str]) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
     table.add_column("measure")
     table.add_column("better")
-    for method in result["method"].values:
+    for method in result["explainer"].values:
         table.add_column(str(method).replace("_", " "), justify="right")
     for i, measure in enumerate(result["measure"].values):
         cells = [

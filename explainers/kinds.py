@@ -44,7 +44,7 @@ KINDS = MappingProxyType(
         ),
         "text": Kind(("statement",), ("text", "claim", "value", "tokens")),
         "measure_table": Kind(
-            ("method", "measure"), ("method", "measure", "low", "high", "count", "better")
+            ("explainer", "measure"), ("explainer", "measure", "low", "high", "count", "better")
         ),
         # text: what stands at each column; margin: a variable over the rows beside the map, or ""
         "map2d": Kind(("row", "column"), ("row", "column", "text"), ("row_title", "column_title", "margin")),

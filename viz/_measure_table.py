@@ -25,7 +25,7 @@ def draw_measure_table(result: xr.Dataset) -> go.Figure:
     """Draw a measure_table: each panel has a dot and an interval per method; the best is filled, chance is grey.
 
     Args:
-        result: With mean, low, high over (method, measure), and better per measure.
+        result: With mean, low, high over (explainer, measure), and better per measure.
 
     Returns:
         Small panels; the arrow in a title says which way is better. A dashed line marks the random scores.
@@ -37,7 +37,7 @@ def draw_measure_table(result: xr.Dataset) -> go.Figure:
     if missing:
         raise InputError(f"a measure_table needs {', '.join(missing)}")
     measures = [str(name) for name in result["measure"].values]
-    methods = [str(name) for name in result["method"].values]
+    methods = [str(name) for name in result["explainer"].values]
     rows = -(-len(measures) // COLUMNS)
     figure = make_subplots(
         rows=rows,

@@ -55,8 +55,8 @@ def evaluate(
         progress: called with (done, expected, what).
 
     Returns:
-        measure_table: mean(method, measure), with low, high (confidence interval), count (texts that have a value),
-        values(method, measure, text); better(measure) is "higher" or "lower", meaning(measure) a sentence.
+        measure_table: mean(explainer, measure), with low, high (confidence interval), count (texts that have a value),
+        values(explainer, measure, text); better(measure) is "higher" or "lower", meaning(measure) a sentence.
 
     Raises:
         InputError: too few texts, an unknown method, or a text that `saliency` refuses (its number is named).

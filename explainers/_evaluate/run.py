@@ -142,7 +142,7 @@ def _table(
     values = np.array([[cells[row, measure.name] for measure in listed] for row in rows])
     bounds = np.array([[_interval(cell, settings) for cell in line] for line in values])
     kept = np.isfinite(values).any(axis=(0, 2))
-    dims = ("method", "measure")
+    dims = ("explainer", "measure")
     found = xr.Dataset(
         {
             "mean": (dims, bounds[..., 0]),
@@ -152,7 +152,7 @@ def _table(
             "values": ((*dims, "text"), values),
         },
         coords={
-            "method": strings(rows),
+            "explainer": strings(rows),
             "measure": strings([measure.name for measure in listed]),
             "better": ("measure", strings([measure.better for measure in listed])),
             "meaning": ("measure", strings([measure.meaning for measure in listed])),

@@ -17,6 +17,7 @@ _NUMBER = re.compile(r"(?<![\w.,])([+\-−]?)(\d+(?:[.,]\d+)?)(\s?%)?(?![\w]|[.,
 _SENTENCE = re.compile(r"[^.!?\n]*(?:[.!?](?!\s|$)[^.!?\n]*)*(?:[.!?]+[\"”’'»«“]*|\n|$)")
 _NEGATED = re.compile(r"\b(?:not|no|never|n't|nicht|kein\w*)\b[^.;,]{0,14}$", re.IGNORECASE)
 _VISIBLE = {"␣": " ", "⏎": "\n", "⇥": "\t"}  # how `Language.quoted` shows blanks
+_BLANKS = {ord(sign): blank for sign, blank in _VISIBLE.items()}
 TOP = 5  # words that precision and recall of an explanation are about
 
 
@@ -91,7 +92,8 @@ def fact_check(text: str, strip: xr.Dataset, language: str = "en") -> FactCheck:
     contrast. A number must be, at its own rounding, a score, a share of the total or of the support, or a score
     over the largest one, of what the sentence quotes (of any word, if it quotes nothing), or one of the model's
     probabilities or the input's counts. Where a sentence calls m quotes the most important, each must hold one of
-    the m strongest words. A quote that is said to speak for or against the target must have that sign; the
+    the m strongest words, or carry as much as the m-th of them. A quote that is said to speak for or against the
+    target must have that sign; the
     nearest cue in the sentence decides. Cues stand in the language's file.
 
     Args:
@@ -168,18 +170,24 @@ class _Checker:
         if not set(quote) - _VISIBLE.keys():
             blanks = [i for i, name in enumerate(self.words.names) if not name.strip()]
             return [[i] for i in blanks]
-        wanted = _plain(
-            quote if set(self.input) & _VISIBLE.keys() else quote.translate(str.maketrans(_VISIBLE))
-        )
+        shown = quote if set(self.input) & _VISIBLE.keys() else quote.translate(_BLANKS)
+        whole = " ".join(shown.casefold().split())
+        found: list[list[int]] = []
+        for wanted in dict.fromkeys((whole, _plain(shown))):
+            found += [run for run in self._places(wanted) if run and run not in found]
+        return found
+
+    def _places(self, wanted: str) -> list[list[int]]:
         if not wanted:
             return []
         left, right = (r"(?<!\w)" if wanted[0].isalnum() else ""), (r"(?!\w)" if wanted[-1].isalnum() else "")
         pattern = left + re.escape(wanted).replace(r"\ ", r"\s+") + right
-        found = [self._inside(*m.span()) for m in re.finditer(pattern, self.input.casefold())]
-        if not found and wanted in self.pieces:
-            m = re.search(re.escape(wanted), self.input.casefold())
-            found = [self._inside(*m.span())] if m else []
-        return [run for run in found if run]
+        text = self.input.casefold()
+        found = [self._inside(*m.span()) for m in re.finditer(pattern, text)]
+        if not found and wanted in self.pieces and wanted in text:
+            start = text.index(wanted)
+            found = [self._inside(start, start + len(wanted))]
+        return found
 
     def _inside(self, start: int, end: int) -> list[int]:
         return [i for i, (a, b) in enumerate(self.words.edges) if a < end and b > start]
@@ -187,11 +195,13 @@ class _Checker:
     def _numbers(self, sentence: str, place: int, quoted: list[int], runs: list[list[int]]) -> list[Claim]:
         scores, total = self.words.scores, float(np.abs(self.words.scores).sum())
         peak = float(np.abs(scores).max()) or 1.0
-        support = float(scores[scores > 0].sum()) or 1.0
+        support, opposed = (float(np.maximum(side, 0).sum()) or 1.0 for side in (scores, -scores))
+        counts = [float(sum(map(self.words.is_word, run))) for run in runs]
         groups = [*runs, quoted] if runs else [[i] for i in range(len(scores))]
         sums = np.array([scores[group].sum() for group in groups])
         sizes = np.array([np.abs(scores[group]).sum() for group in groups])
-        known = np.concatenate([sums, sums / peak, sums / support, sizes / (total or 1.0), self.facts])
+        ratios = [sums / part for part in (1.0, peak, support, opposed)]
+        known = np.concatenate([*ratios, sizes / (total or 1.0), counts, self.facts])
         claims = []
         for match in _NUMBER.finditer(sentence):
             sign, digits, percent = match.groups()
@@ -200,7 +210,7 @@ class _Checker:
             values = (known if sign else np.abs(known)) * (100 if percent else 1)
             fits = bool((np.abs(values - value) <= 0.5001 * 10.0**-decimals).any())
             whole = not percent and not decimals and not sign
-            fits = fits and (not whole or value in [f for f in self.facts if f == int(f)])
+            fits = fits and (not whole or value in [*counts, *(f for f in self.facts if f == int(f))])
             if whole and value <= 10 and not fits:
                 continue  # "these 3 words", "2 sentences": a count of the text's own
             why = "" if fits else "no such figure in the map"
@@ -221,7 +231,13 @@ class _Checker:
         claims = []
         for match, where in spans:
             held = {i for run in where for i in run}
-            fits = any(held & set(side[: len(spans)]) for side in sides)
+            carried = max(abs(float(self.words.scores[run].sum())) for run in where)
+            fits = any(
+                held & set(side[: len(spans)])
+                or carried >= max(abs(float(self.words.scores[i])) for i in side[len(spans) - 1 :])
+                for side in sides
+                if len(side) >= len(spans)
+            )
             why = "" if fits else f"not among the {len(spans)} strongest"
             claims.append(Claim("rank", match.group(), place + match.end(), why))
         return claims

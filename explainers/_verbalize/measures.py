@@ -13,7 +13,7 @@ SHOWN = ("gap", "comprehensiveness", "leave-one-out", "simulatability")
 
 def measure_statements(data: xr.Dataset, language: Language) -> list[Statement]:
     """Which method leads by what matters most, and whether its interval leaves random scores behind."""
-    methods = [str(name) for name in data["method"].values]
+    methods = [str(name) for name in data["explainer"].values]
     measures = [str(name) for name in data["measure"].values]
     chance = methods.index("random")
     found = []

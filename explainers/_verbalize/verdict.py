@@ -1,5 +1,7 @@
 """What the faithfulness curves of an explanation say, in one sentence."""
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 
@@ -38,7 +40,7 @@ def verdict(curves: xr.Dataset, language: Language) -> str:
     )
 
 
-def _ending(attrs: dict[str, float], language: Language) -> str:
+def _ending(attrs: dict[str, Any], language: Language) -> str:
     random, better, worse = (int(attrs[name]) for name in ("n_random", "random_better", "random_worse"))
     sigma = f"{language.number(float(attrs['faithfulness_sigma']), 1)}σ"
     if attrs["faithfulness"] == "faithful":

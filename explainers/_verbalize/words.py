@@ -43,8 +43,9 @@ class Words:
         return "".join(self.pieces[i] for word in self.tokens[first : last + 1] for i in word)
 
     def span(self, first: int, last: int) -> tuple[int, int]:
-        """First character and one past the last of a run of words, both included."""
-        return self.edges[first][0], self.edges[last][1]
+        """First character and one past the last of a run of words, both included; blanks at its ends left out."""
+        inside = [i for i in range(first, last + 1) if self.names[i].strip()] or [first, last]
+        return self.edges[inside[0]][0], self.edges[inside[-1]][1]
 
     def sentences(self) -> list[tuple[int, int]]:
         """First and last word of each sentence: it ends at . ! ? … or their like, or at a line break."""
