@@ -169,5 +169,6 @@ def _laid(map_: Floats, data: "xr.Dataset", shape: tuple[int, ...]) -> Floats:
         count, size = found.shape[axis], shape[axis]
         centres = data[name].values if name in data.coords else (np.arange(count) + 0.5) * size / count
         at = np.arange(size) + 0.5
-        found = np.apply_along_axis(lambda line, c=centres, a=at: np.interp(a, c, line), axis, found)
+        lines = [np.interp(at, centres, line) for line in np.moveaxis(found, axis, 0).reshape(count, -1).T]
+        found = np.stack(lines).T if axis == 0 else np.stack(lines)
     return np.asarray(found / (found.max() or 1.0), dtype=np.float32)

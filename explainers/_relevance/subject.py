@@ -127,7 +127,7 @@ def _prepared(loaded: Any, picture: Any) -> tuple[Tensor, NDArray[np.uint8], tup
         low, high = shown.amin(), shown.amax()
         scaled = ((shown - low) / (high - low).clamp(min=1e-12) * 255).round().to(torch.uint8)
         return picture.detach(), scaled.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy(), ()
-    processor = getattr(loaded, "processor", None)
+    processor: Any = getattr(loaded, "processor", None)
     if not hasattr(processor, "view"):
         task = getattr(loaded, "task", type(loaded).__name__)
         raise ModelError(

@@ -40,6 +40,7 @@ def network():
             self.act = nn.ReLU()
             self.pool = nn.MaxPool2d(2)
             self.deep = nn.Conv2d(4, 4, 3, padding=1)
+            self.late = nn.ReLU()
             self.mean = nn.AdaptiveAvgPool2d(1)
             self.flat = nn.Flatten()
             self.head = nn.Linear(4, 2)
@@ -47,7 +48,7 @@ def network():
 
         def forward(self, x):
             x = self.pool(self.act(self.conv(x)))
-            return self.head(self.flat(self.mean(self.act(self.deep(x)))))
+            return self.head(self.flat(self.mean(self.late(self.deep(x)))))
 
     model = Seen().eval()
     with torch.no_grad():
