@@ -98,21 +98,12 @@ def layer_focus(
         },
         coords={"name": ("map", strings(names)), "signed": ("map", np.zeros(len(names), dtype=bool))},
     )
-    chances = [
-        float(subject.probability(subject.logits[None], n)) for n in (subject.target, subject.predicted)
-    ]
-    result.attrs = {
+    gated = [str(d.attrs["module"]) for d in _groups(record, "gates") if "channel_gate" in d]
+    result.attrs = subject.answer() | {
         "unit": "1",
         "value": "focus",
-        "model": subject.name,
-        "target": subject.label(subject.target),
-        "target_probability": chances[0],
-        "prediction": subject.label(subject.predicted),
-        "prediction_probability": chances[1],
         "method": method,
-        "input": subject.source,
-        "channel_gates": [str(d.attrs["module"]) for d in _groups(record, "gates") if "channel_gate" in d],
-        "task": "image-classification",
+        "channel_gates": gated,
     }
     return result
 

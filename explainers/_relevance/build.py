@@ -108,23 +108,13 @@ def _dataset(
     for field in ("top", "left", "bottom", "right", "size", "share"):
         kind = np.float64 if field in ("size", "share") else np.int32
         result[f"area_{field}"] = ("area", np.array([getattr(a, field) for a in areas], dtype=kind))
-    chances = [
-        float(subject.probability(subject.logits[None], n)) for n in (subject.target, subject.predicted)
-    ]
-    result.attrs = {
+    result.attrs = subject.answer() | {
         "unit": "logit for the relevance, 1 for the others",
         "value": "relevance",
-        "model": subject.name,
-        "target": subject.label(subject.target),
         "target_index": subject.target,
-        "target_probability": chances[0],
-        "prediction": subject.label(subject.predicted),
-        "prediction_probability": chances[1],
         "score_explained": "the output before the softmax (logit)",
         "score_value": float(subject.logits[subject.target]),
-        "input": subject.source,
         "seen": [round(float(edge), 2) for edge in subject.box],
-        "task": "image-classification",
     }
     return result
 

@@ -50,6 +50,20 @@ class Subject:
         """The highest of the exclusive classes."""
         return int(self.logits[: self.exclusive].argmax())
 
+    def answer(self) -> dict[str, Any]:
+        """What a result says of the network's answer and of the output that is explained."""
+        said, target = self.predicted, self.target
+        chances = [float(self.probability(self.logits[None], index)) for index in (target, said)]
+        return {
+            "model": self.name,
+            "target": self.label(target),
+            "target_probability": chances[0],
+            "prediction": self.label(said),
+            "prediction_probability": chances[1],
+            "input": self.source,
+            "task": "image-classification",
+        }
+
     def probability(self, logits: Tensor, index: int) -> Tensor:
         """Softmax over the exclusive classes, [B]; NaN for an output that is no class."""
         if index >= self.exclusive:
