@@ -313,6 +313,26 @@ def run(
     return run_command.run(explainer, record, context.args, html, json)
 
 
+@app.command()
+def gaze(
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the OSIE data: fixations.mat and stimuli/.", metavar="FOLDER"),
+    ] = None,
+    model: Model = "efficientnet-lite0",
+    limit: Annotated[int | None, typer.Option(help="Only so many pictures.")] = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> int:
+    """Score a network's maps against people's gaze.
+
+    Relevance, its blur and its SR map beside the attention of a ViT, a centre prior and other people, with intervals.
+    """
+    from probe.dashboard.gaze_command import gaze as command
+
+    return command(data, model, limit, device, json)
+
+
 @models_app.callback()
 def models(context: typer.Context, json: Json = False) -> int:
     """List models, or install one."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -160,7 +161,8 @@ def _maps_of(photo: Photo, model: Any, focus: Any, size: int) -> Iterator[tuple[
     from probe.explainers._relevance.cas import Rules, combined, context_saliency, scale_maps
     from probe.explainers._relevance.subject import open_subject
 
-    whole = replace(model, processor=replace(model.processor, fit="stretch"))
+    stretched = replace(model.processor, fit="stretch")
+    whole = SimpleNamespace(model=model.model, processor=stretched, name=model.name)
     subject = open_subject(whole, photo.path, None)
     side = subject.view.shape[:2]
     start = process_time()

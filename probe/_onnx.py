@@ -55,7 +55,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             matrix = product_of.get(product, "")
             if bias.endswith(".bias") and matrix in tensors and matrix.startswith("onnx::"):
                 tensors[bias.removesuffix("bias") + "weight"] = tensors.pop(matrix).T
-    return {name: torch.from_numpy(numpy.ascontiguousarray(array)) for name, array in tensors.items()}
+    return {name: torch.from_numpy(array.copy(order="C")) for name, array in tensors.items()}
 
 
 def _node(data: memoryview) -> tuple[list[str], list[str], str]:

@@ -36,7 +36,7 @@ class Attention(torch.autograd.Function):
         taken, q, k, v = ctx.saved_tensors
         (of_q, of_k, of_v), z, s = shares(ctx.op, [q, k, v], relevance, ctx.epsilon)
         kept = (total_of(s * z) - total_of(of_q)) / 2  # Σ q g_q = Σ k g_k = Σ z g_z over the scores z
-        amounts = {SOFTMAX: kept, STABILISERS: total_of(relevance - s * z)}
+        amounts = {SOFTMAX: kept, STABILISERS: total_of(relevance - product(z, s))}
         return None, account(taken, amounts), None, of_q / 4, of_k / 4, of_v / 2
 
 

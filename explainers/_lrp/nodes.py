@@ -116,7 +116,7 @@ class Proportional(Function):
         """The ε-split."""
         taken, *xs = ctx.saved_tensors
         split, z, s = shares(ctx.op, xs, relevance, ctx.epsilon)
-        return None, account(taken, {STABILISERS: total_of(relevance - s * z)}), None, *split
+        return None, account(taken, {STABILISERS: total_of(relevance - product(z, s))}), None, *split
 
 
 class Bilinear(Function):
@@ -139,7 +139,13 @@ class Bilinear(Function):
         """Half of the ε-split, which is whole for each factor."""
         taken, *xs = ctx.saved_tensors
         (of_a, of_b), z, s = shares(ctx.op, xs, relevance, ctx.epsilon)
-        return None, account(taken, {STABILISERS: total_of(relevance - s * z)}), None, of_a / 2, of_b / 2
+        return (
+            None,
+            account(taken, {STABILISERS: total_of(relevance - product(z, s))}),
+            None,
+            of_a / 2,
+            of_b / 2,
+        )
 
 
 class Through(Function):
@@ -196,7 +202,7 @@ class AveragePool(Function):
         """By the values of the window."""
         x, taken = ctx.saved_tensors
         (share,), z, s = shares(ctx.mean, [x], relevance, ctx.epsilon)
-        return share, account(taken, {STABILISERS: total_of(relevance - s * z)}), None, None, None
+        return share, account(taken, {STABILISERS: total_of(relevance - product(z, s))}), None, None, None
 
 
 class Unpool(Function):

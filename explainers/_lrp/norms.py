@@ -17,9 +17,10 @@ def batch_norm(
     """A BatchNorm in evaluation: y = x · s + t with s = w / √(var + eps), t = b − mean · s.
 
     After a layer with weights it becomes part of that layer (weights · s, bias · s + t); elsewhere it is a layer of
-    its own.
+    its own. The output is computed from the merged weights: relevance is divided by the same bits that it was
+    multiplied with (otherwise float32 lost two digits where outputs are near 0).
     """
-    del name
+    del name, func
     names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
     given = dict(zip(names, args, strict=False)) | kwargs
     x, mean, variance = given["input"], given["running_mean"], given["running_var"]
@@ -32,20 +33,18 @@ def batch_norm(
         scale = scale if given.get("weight") is None else scale * given["weight"]
         shift = -mean * scale if given.get("bias") is None else given["bias"] - mean * scale
         scale, shift = scale.detach(), shift.detach()
-        value = func(*args, **kwargs)
     before = x.grad_fn
     if engine.composite.merge and getattr(type(before), "_forward_cls", None) is Affine:
         layer: Layer = before.layer
         if layer.channel is not None and (layer.kind == "convolution") == (x.ndim > 2):
-            return engine.affine(
-                before.saved_tensors[0], lambda _: value, _merged(layer, scale, shift, x.ndim - 2)
-            )
+            merged = _merged(layer, scale, shift, x.ndim - 2)
+            return engine.affine(before.saved_tensors[0], merged.output, merged)
     shape = (1, -1, *[1] * (x.ndim - 2))
     own = Layer(
         torch.mul, scale.view(shape), shift.view(shape), "scaling", engine.module()[0], len(engine.layers), None,
         engine.reads_input(x),
     )  # fmt: skip
-    return engine.affine(x, lambda _: value, own)
+    return engine.affine(x, own.output, own)
 
 
 def layer_norm(

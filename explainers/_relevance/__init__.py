@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Any
 
+from probe.explainers._lrp.composites import COMPOSITES
 from probe.explainers._relevance.cas import Rules, context_saliency
 from probe.explainers._relevance.contrast import relevance_contrast
 from probe.explainers.spec import Choice, Flag, Interval, Text, explainer
@@ -14,11 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Rules", "context_saliency", "relevance", "relevance_contrast"]
 
-METHODS = (
-    *("epsilon_plus", "epsilon_plus_flat", "epsilon_alpha2_beta1", "epsilon_gamma", "epsilon_gamma_box"),
-    *("epsilon", "lrp_0", "gamma_vit", "cp", "as_published"),
-    *("saliency", "input_x_gradient", "integrated_gradients", "gradcam", "occlusion", "deeplift"),
-)
+GRADIENTS = ("saliency", "input_x_gradient", "integrated_gradients", "gradcam", "occlusion", "deeplift")
+METHODS = (*COMPOSITES, "epsilon_gamma_box", *GRADIENTS)
 
 
 @explainer(

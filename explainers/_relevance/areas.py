@@ -48,8 +48,9 @@ def attention_areas(
     for region in regionprops(found):
         if region.area >= least * map_.size:
             share = float(support[found == region.label].sum()) / total
-            box = (int(edge) for edge in region.bbox)
-            regions.append((Area(*box, float(region.area) / map_.size, share), region.label))
+            top, left, bottom, right = (int(edge) for edge in region.bbox)
+            size = float(region.area) / map_.size
+            regions.append((Area(top, left, bottom, right, size, share), region.label))
     regions.sort(key=lambda pair: (-pair[0].share, pair[1]))
     for number, (_, own) in enumerate(regions, start=1):
         numbers[found == own] = number

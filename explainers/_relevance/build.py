@@ -18,7 +18,6 @@ from probe.explainers._relevance.subject import Subject, open_subject
 from probe.record import strings
 
 Floats = NDArray[np.float32]
-GRADIENTS = ("saliency", "input_x_gradient", "integrated_gradients", "gradcam", "occlusion", "deeplift")
 NAMES = {"sr": "Salient relevance (SR)", "blurred": "Relevance, blurred (control)"}
 
 
@@ -47,6 +46,7 @@ def explain_picture(
 def relevance_map(subject: Subject, loaded: Any, method: str) -> Any:
     """What `relevance_of` gives for a method of `relevance`: a composite of LRP, or one of captum's family."""
     from probe.explainers._lrp import relevance_of
+    from probe.explainers._relevance import GRADIENTS
 
     if method in GRADIENTS:
         return relevance_of(subject.model, subject.inputs, subject.target, method=method)
@@ -60,7 +60,7 @@ def relevance_map(subject: Subject, loaded: Any, method: str) -> Any:
 
 def _bounds(subject: Subject, loaded: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Lowest and highest prepared values that a picture can have, [1, C, 1, 1]; of a bare tensor its own."""
-    processor = getattr(loaded, "processor", None)
+    processor: Any = getattr(loaded, "processor", None)
     if not hasattr(processor, "prepared"):
         x = subject.inputs.detach()
         return x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
@@ -108,23 +108,13 @@ def _dataset(
     for field in ("top", "left", "bottom", "right", "size", "share"):
         kind = np.float64 if field in ("size", "share") else np.int32
         result[f"area_{field}"] = ("area", np.array([getattr(a, field) for a in areas], dtype=kind))
-    chances = [
-        float(subject.probability(subject.logits[None], n)) for n in (subject.target, subject.predicted)
-    ]
-    result.attrs = {
+    result.attrs = subject.answer() | {
         "unit": "logit for the relevance, 1 for the others",
         "value": "relevance",
-        "model": subject.name,
-        "target": subject.label(subject.target),
         "target_index": subject.target,
-        "target_probability": chances[0],
-        "prediction": subject.label(subject.predicted),
-        "prediction_probability": chances[1],
         "score_explained": "the output before the softmax (logit)",
         "score_value": float(subject.logits[subject.target]),
-        "input": subject.source,
         "seen": [round(float(edge), 2) for edge in subject.box],
-        "task": "image-classification",
     }
     return result
 

@@ -37,7 +37,7 @@ def picture_curves(
     height, width = map_.shape
     of_row, of_column = (np.arange(n) * min(cells, n) // n for n in (height, width))
     number = of_row[:, None] * (of_column[-1] + 1) + of_column[None, :]
-    scores = np.bincount(number.ravel(), weights=map_.ravel().astype(np.float64))
+    scores = np.bincount(number.ravel(), weights=map_.ravel().astype(np.float64)).astype(np.float64)
     places = torch.from_numpy(number)
     replace = stand_in_of(subject.inputs, stand_in)
 
@@ -61,7 +61,7 @@ def stand_in_of(inputs: Tensor, kind: str) -> Callable[[Tensor], Tensor]:
 
     Args:
         inputs: the prepared picture, [1, C, H, W].
-        kind: "blur" (Gaussian, σ a sixteenth of the shorter side), "mean" (of each channel), or "inpaint" (harmonic-like
+        kind: "blur" (Gaussian, σ a tenth of the shorter side), "mean" (of each channel), or "inpaint" (harmonic-like
             fill by averages of what is left, from fine to coarse and back: Gortler et al., The Lumigraph, 1996, push-pull).
     """
     if kind == "inpaint":
@@ -69,7 +69,7 @@ def stand_in_of(inputs: Tensor, kind: str) -> Callable[[Tensor], Tensor]:
     other = (
         inputs.mean((2, 3), keepdim=True).expand_as(inputs)
         if kind == "mean"
-        else blurred(inputs, min(inputs.shape[2:]) / 16)
+        else blurred(inputs, min(inputs.shape[2:]) / 10)
     )
     return lambda masks: torch.where(masks, other, inputs)
 
@@ -88,7 +88,7 @@ def _push_pull(x: Tensor, known: Tensor) -> Tensor:
     weight = known.to(x.dtype)
     if bool((weight > 0).all()) or max(x.shape[2:]) == 1:
         return x * (weight > 0)
-    half = [-(-n // 2) for n in x.shape[2:]]
+    half = (-(-x.shape[2] // 2), -(-x.shape[3] // 2))
     mass = F.adaptive_avg_pool2d(weight, half)
     coarse = F.adaptive_avg_pool2d(x * weight, half) / mass.clamp(min=1e-12)
     below = _push_pull(coarse * (mass > 0), mass > 0)

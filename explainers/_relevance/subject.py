@@ -50,6 +50,20 @@ class Subject:
         """The highest of the exclusive classes."""
         return int(self.logits[: self.exclusive].argmax())
 
+    def answer(self) -> dict[str, Any]:
+        """What a result says of the network's answer and of the output that is explained."""
+        said, target = self.predicted, self.target
+        chances = [float(self.probability(self.logits[None], index)) for index in (target, said)]
+        return {
+            "model": self.name,
+            "target": self.label(target),
+            "target_probability": chances[0],
+            "prediction": self.label(said),
+            "prediction_probability": chances[1],
+            "input": self.source,
+            "task": "image-classification",
+        }
+
     def probability(self, logits: Tensor, index: int) -> Tensor:
         """Softmax over the exclusive classes, [B]; NaN for an output that is no class."""
         if index >= self.exclusive:
@@ -127,7 +141,7 @@ def _prepared(loaded: Any, picture: Any) -> tuple[Tensor, NDArray[np.uint8], tup
         low, high = shown.amin(), shown.amax()
         scaled = ((shown - low) / (high - low).clamp(min=1e-12) * 255).round().to(torch.uint8)
         return picture.detach(), scaled.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy(), ()
-    processor = getattr(loaded, "processor", None)
+    processor: Any = getattr(loaded, "processor", None)
     if not hasattr(processor, "view"):
         task = getattr(loaded, "task", type(loaded).__name__)
         raise ModelError(

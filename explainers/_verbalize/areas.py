@@ -152,7 +152,7 @@ def _account(attrs: dict[str, Any]) -> list[Statement]:
 
 def _maps(data: xr.Dataset) -> list[Statement]:
     values, names = data[data.attrs["value"]].values, [str(name) for name in data["name"].values]
-    found = []
+    found = _answer(data.attrs) if "prediction" in data.attrs else []
     for map_, name in zip(values, names, strict=True):
         row, column = np.unravel_index(int(np.nanargmax(map_)), map_.shape)
         where = place((row + 0.5) / map_.shape[0], (column + 0.5) / map_.shape[1])

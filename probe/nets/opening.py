@@ -61,9 +61,8 @@ def open_net(place: Path, name: str) -> nn.Module:
         raise ModelError(f"{place}: no network is called {name!r}; there are {', '.join(NETS)}")
     path = place / "model.safetensors" if place.is_dir() else place
     model = filled(name, read_weights(path), path)
-    model.config = SimpleNamespace(
-        id2label=dict(enumerate(labels_of(NETS[name]))), softmax=NETS[name].softmax
-    )
+    labels = dict(enumerate(labels_of(NETS[name])))
+    vars(model)["config"] = SimpleNamespace(id2label=labels, softmax=NETS[name].softmax)
     return model
 
 

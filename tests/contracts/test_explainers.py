@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 from explainer_cases import causal, classifier, language_model, record, same_state, snapshot, uniform
 from mil_records import some_bags
+from picture_cases import network, picture
 
 from probe import explainers as ex
 from probe.errors import InputError, ProbeError
@@ -16,10 +17,17 @@ from probe.explainers.spec import KINDS, SHAPES, Choice, Flag, Interval, Text, c
 REGISTRY = ex.registry()
 RUNS = [name for name, entry in REGISTRY.items() if entry.shape == "runs"]
 READS = [name for name, entry in REGISTRY.items() if entry.shape == "reads"]
+PICTURES = [name for name in RUNS if REGISTRY[name].kind == "image_overlay"]
 TEXTS = {
     classifier: "the film was wonderful, but the plot is dull",
     language_model: "the capital of france is",
 }
+BAD = {"text": "", "picture": np.zeros((4, 4, 2), np.uint8)}
+SUBJECTS = [
+    (name, build, given, BAD["picture" if name in PICTURES else "text"])
+    for name in RUNS
+    for build, given in ({network: picture()} if name in PICTURES else TEXTS).items()
+]
 
 
 def trace():
@@ -32,7 +40,7 @@ def trace():
 
 def results():
     found = [REGISTRY[name].function(trace()) for name in READS]
-    return found + [REGISTRY[name].function(build(), text) for name in RUNS for build, text in TEXTS.items()]
+    return found + [REGISTRY[name].function(build(), given) for name, build, given, _ in SUBJECTS]
 
 
 @pytest.mark.parametrize("name", list(REGISTRY))
@@ -118,19 +126,17 @@ def test_something_else_than_a_record_is_refused(name):
             REGISTRY[name].function(wrong)
 
 
-@pytest.mark.parametrize("build", list(TEXTS))
-@pytest.mark.parametrize("name", RUNS)
-def test_a_model_is_as_before_after_success_bad_arguments_and_failure(name, build):
+@pytest.mark.parametrize(("name", "build", "given", "bad"), SUBJECTS)
+def test_a_model_is_as_before_after_success_bad_arguments_and_failure(name, build, given, bad):
     model, function = build().model, REGISTRY[name].function
     before = snapshot(model)
-    function(build(), TEXTS[build])
+    function(build(), given)
     assert same_state(before, snapshot(model)), "after success"
     with pytest.raises(InputError):
-        function(build(), "")
+        function(build(), bad)
     assert same_state(before, snapshot(model)), "after bad arguments"
-    handle = next(iter(model.parameters())), list(model.children())[-1]
-    broken = handle[1].register_forward_hook(lambda *_: 1 / 0)
+    broken = list(model.children())[-1].register_forward_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        function(build(), TEXTS[build])
+        function(build(), given)
     broken.remove()
     assert same_state(before, snapshot(model)), "after a failure inside"

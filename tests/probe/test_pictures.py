@@ -102,8 +102,8 @@ def test_damaged_files_are_one_line(tmp_path):
     (tmp_path / "empty.png").touch()
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "floats.tif")
     for name, message in {
-        "cut.jpg": "is damaged", "text.png": "is no picture", "empty.png": "is no picture", "floats.tif": "floats of unknown range",
-        "none.png": "no such file",
+        "cut.jpg": "is damaged", "text.png": "is no picture", "empty.png": "is no picture",
+        "floats.tif": "floats of unknown range",        "none.png": "no such file",
     }.items():  # fmt: skip
         with pytest.raises(InputError, match=message) as caught:
             read_picture(tmp_path / name)
