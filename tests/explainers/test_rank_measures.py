@@ -1,5 +1,6 @@
 """Measures of rank against closed forms, their order on any spectrum, and the traps of precision."""
 
+import itertools
 import math
 
 import numpy as np
@@ -87,7 +88,7 @@ def test_any_spectrum_gives_what_the_formulas_say_in_the_order_that_always_holds
     for name, value in slow(s, energy).items():
         assert found[name] == pytest.approx(value, rel=1e-9), name
     ordered = [found[name] for name in SOFT[:4]] + [len(s)]
-    assert all(a <= b * (1 + 1e-9) for a, b in zip(ordered, ordered[1:], strict=False))
+    assert all(a <= b * (1 + 1e-9) for a, b in itertools.pairwise(ordered))
 
 
 def test_the_tolerance_follows_the_type_that_the_data_went_through():
