@@ -169,7 +169,7 @@ def test_wrong_sources_layers_and_inputs_are_refused():
         ex.rank(trace, "text")
     with pytest.raises(InputError, match="inputs: got none"):
         ex.rank(language_model())
-    with pytest.raises(InputError, match="expected a record .* or a model, got int"):
+    with pytest.raises(InputError, match=r"expected a record .* or a model, got int"):
         ex.rank(3, "text")
     with pytest.raises(RecordError, match="keep='qkv'"):
         ex.rank(xr.DataTree.from_dict({"/text": trace["text"].to_dataset()}))
