@@ -145,7 +145,7 @@ def _roles(trace: xr.DataTree, data: xr.Dataset) -> NDArray[Any] | None:
     group = str(data.attrs.get("queries", "tokens"))
     if group not in trace.children or "role" not in trace[group].to_dataset():
         return None
-    return np.asarray(trace[group]["role"].values.astype(object))
+    return np.asarray(trace[group].to_dataset()["role"].values.astype(object))
 
 
 def _chosen(roles: NDArray[Any] | None, role: str | None) -> Flags | None:
