@@ -99,7 +99,7 @@ def entropy_depth(
         tower: group of the record.
 
     Returns:
-        map2d, rows the layers, columns the tokens: normalized, H_i / ln(keys_seen_i), mean over heads; NaN for tokens
+        map2d, rows the layers, columns the tokens: normalized, H_i / ln(keys_seen_i), mean over heads, without tokens
         that see one key. Over rows: layer_mean, over the tokens that have one.
 
     Raises:
@@ -115,8 +115,9 @@ def entropy_depth(
     with np.errstate(divide="ignore", invalid="ignore"):
         normal = np.where(seen > 1, mean / np.log(seen), np.nan)
     valid = np.flatnonzero(seen[0] > 0)
+    valid = valid[np.isfinite(normal[:, valid]).any(0)]
     normal = normal[:, valid]
-    if not np.isfinite(normal).any(1).all():
+    if not valid.size or not np.isfinite(normal).any(1).all():
         raise InputError(
             "sample: no token sees two keys, so no entropy has a highest value to be compared with"
         )
@@ -144,7 +145,7 @@ def _roles(trace: xr.DataTree, data: xr.Dataset) -> NDArray[Any] | None:
     group = str(data.attrs.get("queries", "tokens"))
     if group not in trace.children or "role" not in trace[group].to_dataset():
         return None
-    return np.asarray(trace[group]["role"].values.astype(object))
+    return np.asarray(trace[group].to_dataset()["role"].values.astype(object))
 
 
 def _chosen(roles: NDArray[Any] | None, role: str | None) -> Flags | None:

@@ -161,7 +161,7 @@ def _kept(trace: xr.DataTree, tower: str, number: int) -> Layer:
     from probe.deepzoom.kept import rules_of, tensor
     from probe.record import positions
 
-    data = trace["qkv"][tower][str(number)].to_dataset(inherit=False)
+    data = trace.children["qkv"].children[tower].children[str(number)].to_dataset(inherit=False)
     q, k, v = (tensor(data[name].variable) for name in ("q", "k", "v"))
     of = data["key_head_of"].values
     group = q.shape[1] // k.shape[1]

@@ -113,11 +113,12 @@ def _repeated(model: Any, length: int, batch: int, seed: int) -> dict[str, "torc
     from probe._inputs import parts
 
     try:
-        module, tokenizer = parts(model)
+        found, tokenizer = parts(model)
     except InputError:
         raise InputError(
             f"expected a record (probe.capture or probe.open_record) or a model, got {type(model).__name__}"
         ) from None
+    module: Any = found
     size = getattr(getattr(module, "cfg", None), "d_vocab", None)
     if hasattr(module, "get_input_embeddings"):
         size = getattr(module.get_input_embeddings(), "num_embeddings", size)

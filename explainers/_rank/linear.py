@@ -67,4 +67,5 @@ def linear_spectrum(fq: Float[Tensor, "M d"], fk: Float[Tensor, "N d"]) -> Float
     """
     scaled = fq / (fq @ fk.sum(0))[:, None]
     left, right = (torch.linalg.qr(x, mode="r").R for x in (scaled, fk))
-    return torch.linalg.svdvals(left @ right.T)
+    found: Tensor = torch.linalg.svdvals(left @ right.T)
+    return found

@@ -58,7 +58,7 @@ def singular_values(values: Floats) -> Floats:
     """Singular values, largest first; a tall or wide matrix is first reduced to its triangular factor (exact)."""
     tall = values if values.shape[0] >= values.shape[1] else values.T
     if tall.shape[0] > 2 * tall.shape[1]:
-        tall = np.linalg.qr(tall, mode="r")
+        tall = np.asarray(np.linalg.qr(tall, mode="r"))
     return np.asarray(np.linalg.svd(tall, compute_uv=False), dtype=np.float64)
 
 

@@ -22,7 +22,7 @@ class SharesOfModel:
     def __init__(self, model: Any, sample: int) -> None:
         import torch
 
-        self._module = model if isinstance(model, torch.nn.Module) else getattr(model, "model", None)
+        self._module: Any = model if isinstance(model, torch.nn.Module) else getattr(model, "model", None)
         self._sample = sample
         self._inputs: dict[str, Tensor] = {}
         self._sums: dict[str, tuple[Tensor, Tensor]] = {}
@@ -64,7 +64,7 @@ class SharesOfModel:
 
     def _watch(self, block: str) -> None:
         """Hooks on a block: its input, the outputs of what is in it, and the sum."""
-        here: dict[str, Tensor] = {}
+        here: dict[str, Any] = {}
         awaited: dict[str, Tensor] = {}
 
         def entered(_: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ _NAMED = 4
 
 def head_type_statements(data: xr.Dataset) -> list[Statement]:
     """One sentence a kind: how many heads, and the clearest of them with their scores."""
-    kinds, heads = data["type"].values.astype(str), data["score"].size
+    kinds, heads = data["type"].values.astype(object), data["score"].size
     found = []
     for kind, called in _CALLED.items():
         layer, head = np.nonzero(kinds == kind)

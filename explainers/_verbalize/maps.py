@@ -44,8 +44,8 @@ def _course(
     top = int(there[np.argmax(values[there])])
     at = np.asarray(rows)
     text = (
-        f"The {label} goes from {values[first]:.3g} ({title} {at[first]}) to {values[last]:.3g} ({title} {at[last]}); "
-        f"it is highest at {at[top]} ({values[top]:.3g})."
+        f"{label.capitalize()}: from {values[first]:.3g} ({title} {at[first]}) to {values[last]:.3g} ({title} {at[last]}), "
+        f"highest at {at[top]} ({values[top]:.3g})."
     )
     return [Statement("course", text, float(values[last]))]
 

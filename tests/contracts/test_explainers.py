@@ -1,5 +1,6 @@
 """What every explainer of the registry promises, our own and those of other distributions alike."""
 
+import functools
 import inspect
 import json
 
@@ -38,6 +39,7 @@ def trace():
     return text.assign({name.strip("/"): xr.DataTree(group) for name, group in some_bags().items()})
 
 
+@functools.cache
 def results():
     found = [REGISTRY[name].function(trace()) for name in READS]
     return found + [REGISTRY[name].function(build(), given) for name, build, given, _ in SUBJECTS]
@@ -90,7 +92,9 @@ def test_results_keep_the_contract_of_their_kind():
         assert set(json.loads(result.attrs["parameters"])) == {p.name for p in entry.parameters}
         assert result.attrs["references"] == list(entry.references)
         json.dumps(result.attrs)  # what a record or a page can keep
-        assert np.isfinite(result[result.attrs["value"]].values).all()
+        finite = np.isfinite(result[result.attrs["value"]].values)
+        # a strip's token may have no score: one that too few queries see
+        assert finite.any() if entry.kind == "token_strip" else finite.all()
 
 
 def test_results_have_words():
