@@ -30,6 +30,7 @@ class Options:
         generate: How many tokens the model adds; 0 for none.
         resume: Go on with the same capture that was killed.
         overwrite: Replace a record that is already there.
+        calibration: What `probe calibrate` wrote, to run the model under ACT.
     """
 
     layers: str | None = None
@@ -39,6 +40,7 @@ class Options:
     generate: int = 0
     resume: bool = False
     overwrite: bool = False
+    calibration: Path | None = None
 
 
 def capture(
@@ -78,6 +80,7 @@ def capture(
     begun = time.perf_counter()
     with quiet_stdout(), working(f"capturing {model}:") as step:
         import probe
+        from probe.dashboard.calibrate_command import under
 
         loaded = probe.load(model, device=device)
         asked: dict[str, Any] = {
@@ -90,15 +93,25 @@ def capture(
             "overwrite": options.overwrite,
             "progress": step,
         }
-        if options.generate:
-            steps = {"max_new_tokens": options.generate, "do_sample": False}
-            record, _ = probe.capture_generation(loaded, samples, generate=steps, **asked)
-        else:
-            asked |= {"grid": (options.grid, options.grid), "resume": options.resume}
-            asked |= {"keep": "qkv", "heads": heads} if heads else {}
-            record = probe.capture(loaded, samples, **asked)
+        with under(options.calibration, loaded) as told:
+            record = _record(loaded, samples, asked, options, heads)
+    if told:
+        say(told)
     facts = summary(record, store) | {"seconds": round(time.perf_counter() - begun, 2)}
     return _show(record, facts, as_json)
+
+
+def _record(
+    loaded: Any, samples: list[str], asked: dict[str, Any], options: Options, heads: dict[int, list[int]]
+) -> xr.DataTree:
+    import probe
+
+    if options.generate:
+        steps = {"max_new_tokens": options.generate, "do_sample": False}
+        return probe.capture_generation(loaded, samples, generate=steps, **asked)[0]
+    asked |= {"grid": (options.grid, options.grid), "resume": options.resume}
+    asked |= {"keep": "qkv", "heads": heads} if heads else {}
+    return probe.capture(loaded, samples, **asked)
 
 
 def _heads(keep: Sequence[str]) -> dict[int, list[int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from probe.dashboard.bench.options import Request
+from probe.dashboard.calibrate_options import Search
 from probe.dashboard.failure import guarded, say, show_own_warnings
 
 app = typer.Typer(
@@ -33,6 +34,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard outpu
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
 Html = Annotated[Path | None, typer.Option(help="Write a report that opens offline.", metavar="PATH")]
 Model = Annotated[str, typer.Option(help="A name of `probe models`, a folder, or a hub id.")]
+Calibration = Annotated[
+    Path | None, typer.Option(help="Heads that `probe calibrate` found: run under ACT.", metavar="FILE")
+]
 
 
 def _version(wanted: bool) -> None:
@@ -87,6 +91,7 @@ def explain(
     seed: Annotated[int | None, typer.Option(help="Seed of the random orders.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Inputs in one forward pass.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Refuse longer texts.")] = None,
+    calibration: Calibration = None,
 ) -> int:
     """Say which tokens a model's answer rests on.
 
@@ -106,7 +111,7 @@ def explain(
         "batch_size": batch_size,
         "max_tokens": max_tokens,
     }
-    return command(source, model, device, html, json, parameters)
+    return command(source, model, device, html, json, parameters, calibration)
 
 
 @app.command()
@@ -149,6 +154,7 @@ def capture(
         bool, typer.Option("--resume", help="Go on with the same capture that was killed.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a record that is there.")] = False,
+    calibration: Calibration = None,
     device: Device = "auto",
     json: Json = False,
 ) -> int:
@@ -165,14 +171,23 @@ def capture(
 
         many: dict[str, Any] = {"batch": batch, "keep_records": keep_records, "on_error": on_error}
         return corpus(
-            model, jsonl, out, stats, layers=layers, resume=resume, device=device, as_json=json, **many
+            model,
+            jsonl,
+            out,
+            stats,
+            layers=layers,
+            resume=resume,
+            calibration=calibration,
+            device=device,
+            as_json=json,
+            **many,
         )
     if batch != 1 or keep_records or on_error != "stop":
         raise typer.BadParameter("--batch, --keep-records and --on-error belong to --jsonl")
     from probe.dashboard.capture_command import Options
     from probe.dashboard.capture_command import capture as command
 
-    options = Options(layers, grid, keep or [], keep_bits, generate, resume, overwrite)
+    options = Options(layers, grid, keep or [], keep_bits, generate, resume, overwrite, calibration)
     return command(model, text or [], text_file or [], out, stats, options, device=device, as_json=json)
 
 
@@ -252,18 +267,30 @@ def bench(**asked: Any) -> int:
     return command(Request(**asked))
 
 
+def calibrate(**asked: Any) -> int:
+    """Search the heads whose later sinks are worth shrinking for a task (ACT).
+
+    The heads are searched on some items and tested on the others, against random heads; the answer may be that nothing helps.
+    """
+    from probe.dashboard.calibrate_command import calibrate as command
+
+    return command(Search(**asked))
+
+
 def _with_options_of(request: type, command: Callable[..., int]) -> Callable[..., int]:
     """Give a command an option for each field of a dataclass; the fields' metadata are their help and metavar."""
     kinds, options = get_type_hints(request), []
     for field in fields(request):
-        names = (f"--{field.name}",) if kinds[field.name] is bool else ()
+        names = (f"--{field.name.replace('_', '-')}",) if kinds[field.name] is bool else ()
         kind = Annotated[kinds[field.name], typer.Option(*names, **field.metadata)]
-        options.append(Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=kind))
+        default = Parameter.empty if field.default is MISSING else field.default
+        options.append(Parameter(field.name, Parameter.KEYWORD_ONLY, default=default, annotation=kind))
     command.__signature__ = Signature(options)  # type: ignore[attr-defined]
     command.__annotations__ = {option.name: option.annotation for option in options}
     return command
 
 
+app.command()(_with_options_of(Search, calibrate))
 app.command()(_with_options_of(Request, bench))
 
 

@@ -32,7 +32,13 @@ def check_page(path: Path | None) -> None:
 
 
 def explain(
-    source: str, model: str, device: str, html: Path | None, as_json: bool, parameters: dict[str, Any]
+    source: str,
+    model: str,
+    device: str,
+    html: Path | None,
+    as_json: bool,
+    parameters: dict[str, Any],
+    calibration: Path | None = None,
 ) -> int:
     """Explain one text and show the result.
 
@@ -43,6 +49,7 @@ def explain(
         html: Where to write a report, or None.
         as_json: Print JSON instead of words.
         parameters: Of `saliency`; what is None is left to its default.
+        calibration: What `probe calibrate` wrote, to run the model under ACT.
 
     Returns:
         0.
@@ -50,8 +57,13 @@ def explain(
     check_page(html)
     text = read_source(source)
     given = {name: value for name, value in parameters.items() if value is not None}
+    if calibration is not None and given.get("method") in ("integrated_gradients", "gradient_x_input"):
+        raise InputError(
+            f"--method {given['method']} needs gradients, and none flow through a calibrated head: use occlusion or "
+            "attention_received with --calibration"
+        )
     with quiet_stdout(), busy(f"explaining with {model}"):
-        result, words = _compute(text, model, device, given)
+        result, words = _compute(text, model, device, given, calibration)
     if html is not None:
         from probe import viz
 
@@ -64,17 +76,24 @@ def explain(
         from probe.dashboard.render import show_explanation
 
         show_explanation(out(), result, [str(sentence) for sentence in words["text"].values])
+    if "calibration" in result.attrs:
+        say(result.attrs["calibration"])
     if html is not None:
         say(f"report written: {html}")
     return 0
 
 
-def _compute(text: str, model: str, device: str, parameters: dict[str, Any]) -> tuple[xr.Dataset, xr.Dataset]:
+def _compute(
+    text: str, model: str, device: str, parameters: dict[str, Any], calibration: Path | None
+) -> tuple[xr.Dataset, xr.Dataset]:
     import probe
     from probe import explainers as ex
+    from probe.dashboard.calibrate_command import under
     from probe.dashboard.provenance import stamp
 
     loaded = probe.load(model, device=device)
-    result = ex.saliency(loaded, text, **parameters)
+    with under(calibration, loaded) as told:
+        result = ex.saliency(loaded, text, **parameters)
+    result.attrs |= {"calibration": told} if told else {}
     stamp(result, loaded)
     return result, ex.verbalization(result)

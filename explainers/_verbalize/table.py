@@ -8,6 +8,7 @@ import xarray as xr
 
 from probe.errors import InputError
 from probe.explainers._verbalize.calibrated import act_statements
+from probe.explainers._verbalize.calibration import search_statements
 from probe.explainers._verbalize.statement import Statement
 from probe.explainers.wording import listing, percent, plural, quoted
 
@@ -25,6 +26,7 @@ def table_statements(data: xr.Dataset) -> list[Statement]:
         "sinks": _sinks,
         "entropy": _entropy,
         "act": act_statements,
+        "act_heads": search_statements,
     }
     return special.get(str(data.attrs["explainer"]), _extremes)(data)
 
