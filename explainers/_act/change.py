@@ -69,7 +69,7 @@ class Calibration:
 
     def columns(self, layer: int) -> Columns | None:
         """What is kept of a layer of the last sequence."""
-        kept: Any = None if self.last is None else self.last.kept.get((self, layer))
+        kept: Columns | None = None if self.last is None else self.last.kept.get((self, layer))  # type: ignore[assignment]
         return kept
 
     @_named
