@@ -112,13 +112,12 @@ def under(calibration: Path | None, loaded: Any) -> AbstractContextManager[str]:
 @contextmanager
 def _steered(calibration: Path, loaded: Any) -> Iterator[str]:
     from probe import explainers as ex
+    from probe.explainers.wording import plural
 
     found = ex.calibration(calibration, loaded)
     verdict = ex.read_calibration(calibration)["held_out"].get("verdict", "unknown")
-    count = sum(map(len, found["heads"].values()))
+    heads = plural(sum(map(len, found["heads"].values())), "head")
     if verdict != "gain":
-        say(
-            f"warning: {calibration}: no gain on held-out items was shown for these {count} heads (verdict: {verdict})"
-        )
+        say(f"warning: {calibration}: no gain on held-out items was shown for {heads} (verdict: {verdict})")
     with ex.act(loaded, **found):
-        yield f"computed under ACT on {count} heads of {calibration.name} (sinks keep {found['beta']:g} of their weight)"
+        yield f"computed under ACT on {heads} of {calibration.name} (sinks keep {found['beta']:g} of their weight)"

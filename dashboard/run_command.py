@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from probe.explainers.spec import Explainer, Parameter
 
 
+_HOW = {
+    "reads": "probe run",
+    "runs": "probe explain",
+    "steers": "in Python: a context",
+    "searches": "probe calibrate",
+}
+
+
 def run(name: str, store: Path, options: list[str], html: Path | None, as_json: bool) -> int:
     """Run an explainer over a record and show the result; the record is left as it is.
 
@@ -84,7 +92,9 @@ def find(name: str) -> Explainer:
     if name not in known:
         raise InputError(f"no explainer named {name!r}; those that read a record: {reading}")
     if known[name].shape != "reads":
-        raise InputError(f"{name} needs a model (`probe explain`); those that read a record: {reading}")
+        raise InputError(
+            f"{name} needs a model ({_HOW[known[name].shape]}); those that read a record: {reading}"
+        )
     return known[name]
 
 
@@ -157,7 +167,7 @@ def list_explainers(name: str | None, as_json: bool) -> int:
         return 0
     console = out()
     for name, explainer in sorted(known.items()):
-        how = "probe run" if explainer.shape == "reads" else "probe explain"
+        how = _HOW[explainer.shape]
         console.print(f"{name}  ({how}, {explainer.kind})", style="bold")
         console.print(f"  {explainer.summary}")
         for p in explainer.parameters:
