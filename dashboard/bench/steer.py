@@ -50,7 +50,8 @@ def report(asked: argparse.Namespace) -> dict[str, Any]:
     ids = torch.randint(0, model.config.vocab_size, (1, asked.tokens), device=device)
 
     def act() -> AbstractContextManager[Any]:
-        return ex.act(model, heads, decoding=asked.decoding)
+        steering: AbstractContextManager[Any] = ex.act(model, heads, decoding=asked.decoding)
+        return steering
 
     ways: dict[str, Callable[[], AbstractContextManager[Any]]] = {"plain": nullcontext, "act": act}
     seconds: dict[str, dict[str, list[float]]] = {way: {"prefill": [], "decode": []} for way in ways}
