@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from probe.dashboard.failure import FAILED, say
@@ -17,88 +16,59 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-
-@dataclass(frozen=True)
-class Options:
-    """How to capture.
-
-    Attributes:
-        layers: Numbers or patterns of module names, joined by commas; None for all.
-        grid: Cells per side of the pooled map.
-        keep: Heads whose q, k and v are kept, "layer:head,head" each.
-        keep_bits: Bits of mantissa to store; None for all.
-        generate: How many tokens the model adds; 0 for none.
-        resume: Go on with the same capture that was killed.
-        overwrite: Replace a record that is already there.
-    """
-
-    layers: str | None = None
-    grid: int = 512
-    keep: Sequence[str] = ()
-    keep_bits: int | None = None
-    generate: int = 0
-    resume: bool = False
-    overwrite: bool = False
+    from probe.dashboard.capture_request import Capture
 
 
-def capture(
-    model: str,
-    texts: list[str],
-    files: list[Path],
-    store: Path,
-    stats: str,
-    options: Options,
-    *,
-    device: str,
-    as_json: bool,
-) -> int:
+def capture(asked: Capture) -> int:
     """Capture and print a summary with the validity report.
 
     Args:
-        model: Name for `probe.load`.
-        texts: Texts, a sample each.
-        files: Text files, a sample each.
-        store: Folder of the record.
-        stats: Names, joined by commas.
-        options: The rest.
-        device: `auto`, `cpu`, `cuda`, …
-        as_json: Print JSON instead of words.
+        asked: The options of the command.
 
     Returns:
         0, or 1 if the record failed its own checks.
     """
-    samples = [*texts, *(read_file(path) for path in files)]
+    samples = [*(asked.text or []), *(read_file(path) for path in asked.text_file or [])]
     if not samples:
         raise InputError("nothing to capture: give --text TEXT or --text-file FILE")
-    if store.exists() and not options.overwrite:
-        raise InputError(f"{store} exists already: choose another name, or give --overwrite")
-    heads = _heads(options.keep)
-    if options.generate and (heads or options.resume):
+    if asked.out.exists() and not asked.overwrite:
+        raise InputError(f"{asked.out} exists already: choose another name, or give --overwrite")
+    heads = _heads(asked.keep or [])
+    if asked.generate and (heads or asked.resume):
         raise InputError("--generate goes without --keep and --resume")
     begun = time.perf_counter()
-    with quiet_stdout(), working(f"capturing {model}:") as step:
+    with quiet_stdout(), working(f"capturing {asked.model}:") as step:
         import probe
+        from probe.dashboard.calibrate_command import under
 
-        loaded = probe.load(model, device=device)
-        asked: dict[str, Any] = {
-            "stats": [name.strip() for name in stats.split(",") if name.strip()],
-            "store": store,
-            "layers": None
-            if options.layers is None
-            else [_layer(part) for part in options.layers.split(",")],
-            "keep_bits": options.keep_bits,
-            "overwrite": options.overwrite,
-            "progress": step,
-        }
-        if options.generate:
-            steps = {"max_new_tokens": options.generate, "do_sample": False}
-            record, _ = probe.capture_generation(loaded, samples, generate=steps, **asked)
-        else:
-            asked |= {"grid": (options.grid, options.grid), "resume": options.resume}
-            asked |= {"keep": "qkv", "heads": heads} if heads else {}
-            record = probe.capture(loaded, samples, **asked)
-    facts = summary(record, store) | {"seconds": round(time.perf_counter() - begun, 2)}
-    return _show(record, facts, as_json)
+        loaded = probe.load(asked.model, device=asked.device)
+        with under(asked.calibration, loaded) as told:
+            record = _record(loaded, samples, asked, heads, step)
+    if told:
+        say(told)
+    facts = summary(record, asked.out) | {"seconds": round(time.perf_counter() - begun, 2)}
+    return _show(record, facts, asked.json)
+
+
+def _record(
+    loaded: Any, samples: list[str], asked: Capture, heads: dict[int, list[int]], step: Any
+) -> xr.DataTree:
+    import probe
+
+    options: dict[str, Any] = {
+        "stats": [name.strip() for name in asked.stats.split(",") if name.strip()],
+        "store": asked.out,
+        "layers": None if asked.layers is None else [_layer(part) for part in asked.layers.split(",")],
+        "keep_bits": asked.keep_bits,
+        "overwrite": asked.overwrite,
+        "progress": step,
+    }
+    if asked.generate:
+        steps = {"max_new_tokens": asked.generate, "do_sample": False}
+        return probe.capture_generation(loaded, samples, generate=steps, **options)[0]
+    options |= {"grid": (asked.grid, asked.grid), "resume": asked.resume}
+    options |= {"keep": "qkv", "heads": heads} if heads else {}
+    return probe.capture(loaded, samples, **options)
 
 
 def _heads(keep: Sequence[str]) -> dict[int, list[int]]:

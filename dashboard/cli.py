@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable
-from dataclasses import fields
-from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
 from probe.dashboard.bench.options import Request
+from probe.dashboard.calibrate_options import Search
+from probe.dashboard.capture_request import Capture
+from probe.dashboard.explain_request import Explain
 from probe.dashboard.failure import guarded, say, show_own_warnings
 from probe.dashboard.mil_cli import mil_app
+from probe.dashboard.options import with_options_of
 
 app = typer.Typer(
     name="probe",
@@ -56,120 +57,32 @@ def _options(
     show_own_warnings(debug=debug)
 
 
-@app.command()
-def explain(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="A text, a file (text or picture), - for standard input; for many, a folder or a .jsonl file.",
-            metavar="TEXT|FILE|FOLDER|-",
-        ),
-    ],
-    model: Annotated[
-        str,
-        typer.Option(help="A name of `probe models`, a folder, or a hub id; auto: by the kind of source."),
-    ] = "auto",
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help="integrated_gradients, gradient_x_input, occlusion, attention_received, or auto: the most faithful here; "
-            "of a picture: see `probe run relevance --help`."
-        ),
-    ] = None,
-    compare: Annotated[
-        str | None, typer.Option(help="Methods joined by commas, shown beside each other.", metavar="A,B")
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="Label or next token to explain; default: the model's own answer.")
-    ] = None,
-    contrast: Annotated[
-        str | None, typer.Option(help="Explain why the target and not this label or token.")
-    ] = None,
-    answer: Annotated[
-        int | None, typer.Option(help="Language models: explain the whole answer of up to so many tokens.")
-    ] = None,
-    html: Html = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write the same as Markdown.", metavar="PATH")] = None,
-    json: Json = False,
-    device: Device = "auto",
-    language: Annotated[str, typer.Option(help="Of the sentences: en or de.")] = "en",
-    search: Annotated[
-        str, typer.Option(help="How phrases are found: segments, windows, published.")
-    ] = "segments",
-    unit: Annotated[str, typer.Option(help="What is named: auto, word, phrase, sentence.")] = "auto",
-    verbalizer: Annotated[
-        str, typer.Option(help="template, or llm: a language model, checked.")
-    ] = "template",
-    base_url: Annotated[
-        str | None, typer.Option(help="llm: an OpenAI-compatible server; its key from OPENAI_API_KEY.")
-    ] = None,
-    llm: Annotated[str, typer.Option(help="llm: the model's name there; left open: the first.")] = "",
-    prompt: Annotated[str, typer.Option(help="llm: checked, or published.")] = "checked",
-    strict: Annotated[
-        int, typer.Option(help="llm: ask again so often where the map disagrees, then use templates.")
-    ] = 0,
-    timeout: Annotated[float, typer.Option(help="llm: seconds for one request.")] = 60.0,
-    cache: Annotated[bool, typer.Option(help="llm: keep answers, so that a question costs once.")] = True,
-    folder: Annotated[
-        Path | None, typer.Option("--out", help="Many texts: folder of the results.", metavar="FOLDER")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Many texts: go on with a run that was killed.")
-    ] = False,
-    on_error: Annotated[str, typer.Option(help="Many texts: stop or skip.", metavar="stop|skip")] = "stop",
-    baseline: Annotated[
-        str | None, typer.Option(help="What stands for an absent token: auto, mask, pad, mean, zero.")
-    ] = None,
-    n_steps: Annotated[int | None, typer.Option(help="Points on the path of integrated gradients.")] = None,
-    layers: Annotated[
-        str | None, typer.Option(help="attention_received: mean of all layers, or last.")
-    ] = None,
-    faithfulness: Annotated[
-        bool | None, typer.Option(help="Measure deletion and insertion against random orders.")
-    ] = None,
-    n_random: Annotated[int | None, typer.Option(help="Random orders for faithfulness.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the random orders.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Inputs in one forward pass.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Refuse longer texts.")] = None,
-) -> int:
+def explain(**asked: Any) -> int:
     """Say which tokens, or which areas of a picture, a model's answer rests on.
 
     In words, in colours, and with a test of whether the model really depends on them.
     """
-    from probe.dashboard import explain_options as options
+    from probe.dashboard.explain_image import is_picture
+    from probe.dashboard.explain_options import command_line
     from probe.dashboard.inputs import is_many
 
-    parameters = {
-        "method": method,
-        "target": target,
-        "contrast": contrast,
-        "answer": answer,
-        "baseline": baseline,
-        "n_steps": n_steps,
-        "layers": layers,
-        "faithfulness": faithfulness,
-        "n_random": n_random,
-        "seed": seed,
-        "batch_size": batch_size,
-        "max_tokens": max_tokens,
-    }
-    words = options.Words(verbalizer, language, search, unit, base_url, llm, prompt, strict, timeout, cache)
-    line = options.command_line(_state["arguments"])
-    if is_many(source):
-        if html or markdown or compare:
-            raise typer.BadParameter("--html, --markdown and --compare go with one text")
+    request, line = Explain(**asked), command_line(_state["arguments"])
+    many = is_many(request.source)
+    request.check(many=many, picture=not many and is_picture(request.source))
+    where = (request.source, request.model, request.device, request.parameters)
+    if many:
         from probe.dashboard.explain_many import explain_many
 
-        many: dict[str, Any] = {"resume": resume, "on_error": on_error, "as_json": json, "command": line}
-        return explain_many(source, model, device, parameters, words=words, folder=folder, **many)
-    if folder or resume or on_error != "stop":
-        raise typer.BadParameter("--out, --resume and --on-error go with a folder or a .jsonl file")
+        return explain_many(
+            *where, words=request.words, folder=request.folder, resume=request.resume,
+            on_error=request.on_error, as_json=request.json, command=line,
+        )  # fmt: skip
     from probe.dashboard.explain_command import explain as command
 
-    places = options.Places(html, markdown, json)
     return command(
-        source, model, device, parameters, words=words, places=places, compare=compare, command=line
-    )
+        *where, words=request.words, places=request.places, compare=request.compare,
+        calibration=request.calibration, command=line,
+    )  # fmt: skip
 
 
 @app.command()
@@ -210,71 +123,24 @@ def evaluate(
     return command(source, model, device, settings, count=count, html=html, as_json=json, command=line)
 
 
-@app.command()
-def capture(
-    model: Model,
-    out: Annotated[Path, typer.Option(help="Folder of the record to write.", metavar="RECORD")],
-    text: Annotated[list[str] | None, typer.Option(help="A text; may be repeated, a sample each.")] = None,
-    text_file: Annotated[
-        list[Path] | None, typer.Option(help="A text file; may be repeated.", metavar="FILE")
-    ] = None,
-    stats: Annotated[str, typer.Option(help="Statistics, joined by commas.")] = "entropy,received",
-    layers: Annotated[
-        str | None,
-        typer.Option(help="Numbers or patterns of module names, joined by commas."),
-    ] = None,
-    grid: Annotated[int, typer.Option(help="Cells per side of pooled, the map on a grid.")] = 512,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Heads whose q, k, v are kept for zooming; may be repeated.", metavar="LAYER:HEADS"
-        ),
-    ] = None,
-    keep_bits: Annotated[
-        int | None,
-        typer.Option(help="Bits of mantissa to store, of 23 (7: off by at most 2⁻⁸).", metavar="N"),
-    ] = None,
-    generate: Annotated[
-        int, typer.Option(help="Let the model go on for so many tokens, and record them too.", metavar="N")
-    ] = 0,
-    jsonl: Annotated[
-        Path | None,
-        typer.Option(help="Many inputs, a JSON object a line; --out is a folder then.", metavar="FILE"),
-    ] = None,
-    batch: Annotated[int, typer.Option(help="With --jsonl: inputs of similar length in one pass.")] = 1,
-    keep_records: Annotated[
-        bool, typer.Option("--keep-records", help="With --jsonl: keep every input's record.")
-    ] = False,
-    on_error: Annotated[str, typer.Option(help="With --jsonl: stop or skip.", metavar="stop|skip")] = "stop",
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the same capture that was killed.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a record that is there.")] = False,
-    device: Device = "auto",
-    json: Json = False,
-) -> int:
+def capture(**asked: Any) -> int:
     """Record exact statistics of attention.
 
     The model runs once, with its own backend; the record carries its own validity report.
     """
-    if jsonl is not None:
-        if text or text_file or overwrite or keep or generate:
-            raise typer.BadParameter(
-                "--jsonl goes without --text, --text-file, --keep, --generate and --overwrite"
-            )
-        from probe.dashboard.corpus_command import corpus
+    request = Capture(**asked)
+    request.check()
+    if request.jsonl is None:
+        from probe.dashboard.capture_command import capture as command
 
-        many: dict[str, Any] = {"batch": batch, "keep_records": keep_records, "on_error": on_error}
-        return corpus(
-            model, jsonl, out, stats, layers=layers, resume=resume, device=device, as_json=json, **many
-        )
-    if batch != 1 or keep_records or on_error != "stop":
-        raise typer.BadParameter("--batch, --keep-records and --on-error belong to --jsonl")
-    from probe.dashboard.capture_command import Options
-    from probe.dashboard.capture_command import capture as command
+        return command(request)
+    from probe.dashboard.corpus_command import corpus
 
-    options = Options(layers, grid, keep or [], keep_bits, generate, resume, overwrite)
-    return command(model, text or [], text_file or [], out, stats, options, device=device, as_json=json)
+    return corpus(
+        request.model, request.jsonl, request.out, request.stats, layers=request.layers, batch=request.batch,
+        keep_records=request.keep_records, resume=request.resume, on_error=request.on_error,
+        device=request.device, as_json=request.json, calibration=request.calibration,
+    )  # fmt: skip
 
 
 @app.command(
@@ -375,19 +241,18 @@ def bench(**asked: Any) -> int:
     return command(Request(**asked))
 
 
-def _with_options_of(request: type, command: Callable[..., int]) -> Callable[..., int]:
-    """Give a command an option for each field of a dataclass; the fields' metadata are their help and metavar."""
-    kinds, options = get_type_hints(request), []
-    for field in fields(request):
-        names = (f"--{field.name}",) if kinds[field.name] is bool else ()
-        kind = Annotated[kinds[field.name], typer.Option(*names, **field.metadata)]
-        options.append(Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=kind))
-    command.__signature__ = Signature(options)  # type: ignore[attr-defined]
-    command.__annotations__ = {option.name: option.annotation for option in options}
-    return command
+def calibrate(**asked: Any) -> int:
+    """Search the heads whose later sinks are worth shrinking for a task (ACT).
+
+    The heads are searched on some items and tested on the others, against random heads; the answer may be that nothing helps.
+    """
+    from probe.dashboard.calibrate_command import calibrate as command
+
+    return command(Search(**asked))
 
 
-app.command()(_with_options_of(Request, bench))
+for _request, _command in ((Explain, explain), (Capture, capture), (Search, calibrate), (Request, bench)):
+    app.command()(with_options_of(_request, _command))
 
 
 def run_line(arguments: list[str]) -> int:

@@ -28,6 +28,7 @@ def corpus(
     on_error: str,
     device: str,
     as_json: bool,
+    calibration: Path | None = None,
 ) -> int:
     """Capture every line of a file and print the report of the run.
 
@@ -43,6 +44,7 @@ def corpus(
         on_error: `stop` or `skip`.
         device: `auto`, `cpu`, `cuda`, …
         as_json: Print JSON instead of a table.
+        calibration: What `probe calibrate` wrote, to run the model under ACT.
 
     Returns:
         0; 1 if an input's record failed its own checks; 130 when interrupted, what was done until then is kept.
@@ -60,19 +62,22 @@ def corpus(
                 show(now, expected, name)
 
             import probe
+            from probe.dashboard.calibrate_command import under
 
-            tree = capture_corpus(
-                probe.load(model, device=device),
-                inputs,
-                out=folder,
-                stats=[name.strip() for name in stats.split(",") if name.strip()],
-                layers=None if layers is None else [_layer(part.strip()) for part in layers.split(",")],
-                batch=batch,
-                keep_records=keep_records,
-                resume=resume,
-                on_error=on_error,
-                progress=step,
-            )
+            loaded = probe.load(model, device=device)
+            with under(calibration, loaded):
+                tree = capture_corpus(
+                    loaded,
+                    inputs,
+                    out=folder,
+                    stats=[name.strip() for name in stats.split(",") if name.strip()],
+                    layers=None if layers is None else [_layer(part.strip()) for part in layers.split(",")],
+                    batch=batch,
+                    keep_records=keep_records,
+                    resume=resume,
+                    on_error=on_error,
+                    progress=step,
+                )
     except KeyboardInterrupt:
         say(
             f"{done} of {len(inputs)} inputs are done and kept in {folder}; the same command with --resume goes on"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from probe.dashboard.explain_options import Places, Words
 from probe.dashboard.explain_image import explain_image, is_picture
+from probe.dashboard.explain_options import Places, Words
 from probe.dashboard.failure import say
 from probe.dashboard.source import read_source
 from probe.dashboard.terminal import busy, out, quiet_stdout
@@ -24,6 +24,7 @@ def explain(
     words: Words = Words(),
     places: Places = Places(),
     compare: str | None = None,
+    calibration: Path | None = None,
     command: str = "",
 ) -> int:
     """Explain one text, or one picture, and show the result.
@@ -36,6 +37,7 @@ def explain(
         words: How the result becomes sentences.
         places: Where it goes.
         compare: Methods joined by commas, to be shown beside each other; None for one.
+        calibration: What `probe calibrate` wrote, to run the model under ACT.
         command: The command line, kept in the result.
 
     Returns:
@@ -44,17 +46,13 @@ def explain(
     places.check()
     words.check()
     if is_picture(source):
-        if compare is not None:
-            raise InputError("--compare goes with a text; `probe run relevance` draws several maps of a picture")
         return explain_image(source, model, device, parameters, words=words, places=places, command=command)
     model = "sentiment" if model == "auto" else model
     text = read_source(source)
     given = {name: value for name, value in parameters.items() if value is not None}
-    methods = _methods(compare, given)
+    runs = [given | {"method": name} if name else given for name in _methods(compare, given)]
     with quiet_stdout(), busy(f"explaining with {model}"):
-        found = _compute(
-            text, model, device, [given | {"method": name} if name else given for name in methods], words
-        )
+        found = _compute(text, model, device, runs, words, calibration)
     for result, _ in found:
         result.attrs["command"] = command
     _write(found, places, f"probe explain · {model}")
@@ -65,6 +63,8 @@ def explain(
         documents.emit(each[0] if compare is None else {"compared": each, "agreement": _agreement(found)})
     else:
         _show(found)
+    if "calibration" in found[0][0].attrs:
+        say(found[0][0].attrs["calibration"])
     for path in (places.html, places.markdown):
         if path is not None:
             say(f"report written: {path}")
@@ -83,15 +83,23 @@ def _methods(compare: str | None, given: dict[str, Any]) -> list[str]:
 
 
 def _compute(
-    text: str, model: str, device: str, runs: list[dict[str, Any]], words: Words
+    text: str,
+    model: str,
+    device: str,
+    runs: list[dict[str, Any]],
+    words: Words,
+    calibration: Path | None,
 ) -> list[tuple[xr.Dataset, xr.Dataset]]:
     import probe
     from probe import explainers as ex
+    from probe.dashboard.calibrate_command import under
     from probe.dashboard.provenance import stamp
 
     loaded, write, found = probe.load(model, device=device), words.writer(), []
     for parameters in runs:
-        result = ex.saliency(loaded, text, **parameters)
+        with under(calibration, loaded) as steered:
+            result = ex.saliency(loaded, text, **parameters)
+        result.attrs |= {"calibration": steered} if steered else {}
         stamp(result, loaded)
         told = write(result)
         spent = ("verbalizer", "server", "prompt_tokens", "completion_tokens", "cost_usd", "fallback")

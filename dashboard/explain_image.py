@@ -59,10 +59,6 @@ def explain_image(
     Raises:
         InputError: An option that only texts have.
     """
-    if places.markdown is not None:
-        raise InputError("--markdown belongs to texts; --html writes a report of a picture")
-    if words.verbalizer != "template":
-        raise InputError(f"--verbalizer {words.verbalizer} belongs to texts; pictures have templates")
     given = {name: value for name, value in parameters.items() if value is not None}
     for name in _TEXT_ONLY:
         if name in given:

@@ -39,8 +39,8 @@ def gaze(data: Path | None, model: str, limit: int | None, device: str, as_json:
         raise InputError(f"--limit {limit}, expected at least 1 picture")
     with quiet_stdout(), working("people's gaze") as step:
         import probe
-        from probe import catalog
         from probe import explainers as ex
+        from probe.models import catalog
 
         ex.osie_pictures(data)  # what is wrong with the data is told before a model is loaded
         loaded = probe.load(model, device=device)

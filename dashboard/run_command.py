@@ -104,8 +104,20 @@ def find(name: str) -> Explainer:
     if name not in known:
         raise InputError(f"no explainer named {name!r}; those that read a record: {reading}")
     if not takes_record(known[name]):
-        raise InputError(f"{name} needs a model (`probe explain`); those that read a record: {reading}")
+        raise InputError(f"{name} needs a model ({way_in(known[name])}); those that read a record: {reading}")
     return known[name]
+
+
+def way_in(explainer: Explainer) -> str:
+    """The command that runs an explainer, or how it is called in Python.
+
+    Args:
+        explainer: Any.
+    """
+    if takes_record(explainer) or on_pictures(explainer):
+        return "probe run"
+    commands = {"saliency": "probe explain", "act_heads": "probe calibrate"}
+    return commands.get(explainer.name, f"in Python: ex.{explainer.name}")
 
 
 def takes_record(explainer: Explainer) -> bool:
@@ -183,8 +195,7 @@ def list_explainers(name: str | None, as_json: bool) -> int:
         return 0
     console = out()
     for name, explainer in sorted(known.items()):
-        how = "probe run" if takes_record(explainer) or on_pictures(explainer) else f"ex.{name}"
-        how = "probe explain" if name == "saliency" else how
+        how = way_in(explainer)
         console.print(f"{name}  ({how}, {explainer.kind})", style="bold")
         console.print(f"  {explainer.summary}")
         for p in explainer.parameters:

@@ -138,6 +138,7 @@ def _fits(document: Mapping[str, Any], model: Any, name: str) -> None:
     for fact, mine in own.items():
         if mine is not None and mine != wanted.get(fact):
             raise InputError(
-                f"{name}: was made for {meant.get('name')} ({fact} {wanted.get(fact)}), got {getattr(model, 'name', own['class'])} "
-                f"({fact} {mine}); heads mean nothing in another model: run `probe calibrate` with this one"
+                f"{name}: was made for {meant.get('name')} ({fact} {wanted.get(fact)}), got "
+                f"{getattr(model, 'name', own['class'])} ({fact} {mine}); heads mean nothing in another model: run "
+                "`probe calibrate` with this one"
             )

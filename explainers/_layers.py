@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from torch import nn
 
-    from probe._load import LoadedModel
+    from probe.models.load import LoadedModel
 
 __all__ = ["layer_focus"]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from probe.dashboard.options import option
 from probe.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,33 +20,29 @@ SHAPES = {"cuda": (32, 8, 128, "bf16"), "cpu": (9, 3, 64, "fp32")}
 _SHORTEST = 128
 
 
-def _option(text: str, default: object = None, metavar: str | None = None) -> Any:
-    return field(default=default, metadata={"help": text, "metavar": metavar})
-
-
 @dataclass(frozen=True)
 class Request:
     """The options as a person gives them; `resolve` makes a plan of them."""
 
-    lengths: str | None = _option("Tokens, joined by commas; 8k is 8,192. Default by device.", metavar="N,N")
-    patterns: str | None = _option(
+    lengths: str | None = option("Tokens, joined by commas; 8k is 8,192. Default by device.", metavar="N,N")
+    patterns: str | None = option(
         "Of causal, full, window, padded, varlen; default all.", metavar="NAME,NAME"
     )
-    heads: int | None = _option("Query heads: 32 on CUDA, 9 elsewhere.")
-    key_heads: int | None = _option("Key heads: 8 on CUDA, 3 elsewhere.")
-    head_size: int | None = _option("Head size: 128 on CUDA, 64 elsewhere.")
-    dtype: str | None = _option("bf16, fp16 or fp32: bf16 on CUDA, fp32 elsewhere.")
-    device: str = _option("auto, cpu, cuda, cuda:1, …", "auto")
-    repeats: int | None = _option("Timed calls of each; default by their length, 3 to 50.")
-    flex: bool | None = _option(
+    heads: int | None = option("Query heads: 32 on CUDA, 9 elsewhere.")
+    key_heads: int | None = option("Key heads: 8 on CUDA, 3 elsewhere.")
+    head_size: int | None = option("Head size: 128 on CUDA, 64 elsewhere.")
+    dtype: str | None = option("bf16, fp16 or fp32: bf16 on CUDA, fp32 elsewhere.")
+    device: str = option("auto, cpu, cuda, cuda:1, …", "auto")
+    repeats: int | None = option("Timed calls of each; default by their length, 3 to 50.")
+    flex: bool | None = option(
         "FlexAttention beside the others (it compiles for each length); default on CUDA."
     )
-    capture: bool | None = _option("Capture of SmolLM2 beside its forward; default on, off with --quick.")
-    quick: bool = _option("Two lengths, causal and full, few repeats.", False)
-    json: str | None = _option(
+    capture: bool | None = option("Capture of SmolLM2 beside its forward; default on, off with --quick.")
+    quick: bool = option("Two lengths, causal and full, few repeats.", False)
+    json: str | None = option(
         "Write the measurements as JSON; - for standard output, without tables.", metavar="FILE|-"
     )
-    html: str | None = _option("Write the figure as a page that opens offline.", metavar="FILE")
+    html: str | None = option("Write the figure as a page that opens offline.", metavar="FILE")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from probe.call import AttentionCall, MapCall
 from probe.edits import Place, Sequence
 from probe.errors import InputError, ModelError
-from probe.explainers._act import dense
+from probe.explainers._act import dense, row
 from probe.explainers._act.rule import Columns, Options, columns_of, decide, new_columns, visible_of
 from probe.kernels.heads import of_heads
 from probe.kernels.row_pass import row_stats
@@ -69,7 +69,7 @@ class Calibration:
 
     def columns(self, layer: int) -> Columns | None:
         """What is kept of a layer of the last sequence."""
-        kept: Any = None if self.last is None else self.last.kept.get((self, layer))
+        kept: Columns | None = None if self.last is None else self.last.kept.get((self, layer))  # type: ignore[assignment]
         return kept
 
     @_named
@@ -85,24 +85,54 @@ class Calibration:
             call, place, call.q.shape, call.k.shape[2], call.spec.query_valid, call.spec.key_valid
         )
         q, k, spec = _chosen(call, heads)
+        short = place.past > 0 and self.implementation == "auto"
+        if short and row.fits(spec, q.shape[2], k.shape[2]):
+            out, mass, rest, first = self._by_row(call, now, row.row_of(q, k, spec), spec)
+        else:
+            out, mass, rest, first = self._by_kernels(call, now, q, k, spec)
+        pays = (mass > 0) & (rest > 0) & (beta < 1)
+        freed = torch.where(pays | mass.isnan(), (1 - beta) * mass, 0)
+        to_first = freed * first / torch.where(pays, rest, 1) * self._first_receives(now.columns)
+        now.columns.tell(freed, to_first)
+        if beta == 1:
+            return None
+        output = call.output.clone()
+        own, new = output[:, :, list(heads)], out.transpose(1, 2)
+        output[:, :, list(heads)] = torch.where(pays.transpose(1, 2)[..., None], new.to(own.dtype), own)
+        return output
+
+    def _by_kernels(
+        self, call: AttentionCall, now: _Pass, q: Tensor, k: Tensor, spec: ScoreSpec
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Output, sink mass, receivers' mass and weight of the first token, of every row of the chosen heads."""
         first = now.is_first[:, None, :, None]
         found = row_stats(q, k, spec, ("lse",), self.implementation, key_sets=first)
         if now.counted:
             self._count(now, q, k, spec, found["lse"])
-        marked = self._marked(now, heads)
-        if beta == 1:
-            nothing = torch.where(found["lse"].isnan(), torch.nan, 0.0)
-            now.columns.tell(nothing, nothing)
-            return None
+        marked = self._marked(now, self.heads[call.layer])
         shifted = sink_shift(call.q, call.k, call.v, call.spec, marked, implementation=self.implementation)
-        pays = (shifted.sink_mass > 0) & (shifted.rest_mass > 0)
-        freed = torch.where(pays | shifted.sink_mass.isnan(), (1 - beta) * shifted.sink_mass, 0)
-        share = found["set_mass"][..., 0] / torch.where(pays, shifted.rest_mass, 1)
-        now.columns.tell(freed, freed * share * self._first_receives(now.columns))
-        output = call.output.clone()
-        own, new = output[:, :, list(heads)], shifted.out.transpose(1, 2)
-        output[:, :, list(heads)] = torch.where(pays.transpose(1, 2)[..., None], new.to(own.dtype), own)
-        return output
+        return shifted.out, shifted.sink_mass, shifted.rest_mass, found["set_mass"][..., 0]
+
+    def _by_row(
+        self, call: AttentionCall, now: _Pass, own: row.Row, spec: ScoreSpec
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The same of one row that sees everything, written out."""
+        columns, first, n_keys = now.columns, now.place.first, own.weights.shape[2]
+        if now.counted:
+            counts = row.counts_of(spec, own.weights)
+            uniform = None if columns.uniform is None else counts / counts.sum(1, keepdim=True).clamp(min=1)
+            columns.add((own.weights * counts[:, None]).nan_to_num(0.0), counts, uniform, first)
+            columns.sinks, columns.marked = decide(columns, self.options), None
+        sinks = columns.sinks[..., first : first + n_keys]
+        sinks = torch.nn.functional.pad(sinks, (0, n_keys - sinks.shape[2]))
+        kept = now.is_first if self.options.targets == "no_first" else None
+        group = call.q.shape[1] // call.k.shape[1]
+        v = call.v[:, [head // group for head in self.heads[call.layer]]]
+        out, mass, rest = row.shift_row(own, v, sinks, kept, self.options.beta)
+        if spec.query_valid is not None:
+            mass, rest = (x.masked_fill(~spec.query_valid, torch.nan) for x in (mass, rest))
+        weight = (own.weights * now.is_first[:, None]).sum(2)
+        return tuple(x[:, :, None] for x in (out, mass, rest, weight))  # type: ignore[return-value]
 
     @_named
     def change_map(

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -68,6 +68,7 @@ def searched(
     )
     candidates = candidates_of(trials.layout, drawn["layers"])
     found = find(trials, candidates, list(pieces), plan)
+    searched_passes = trials.cost.passes
     held_out = evidence(trials, found.chosen, candidates, HELD_OUT, metric, int(drawn["n_random"]), seed)
     trials.journal.close()
     document = {
@@ -87,7 +88,7 @@ def searched(
         },
         "calibration_gain": found.gain_together,
         "held_out": held_out,
-        "cost": _cost(trials, candidates, len(known.items)),
+        "cost": _cost(trials, searched_passes, len(candidates) * len(known.items)),
         "versions": {name: version(name) for name in ("torch", "transformers")},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -104,8 +105,8 @@ def split(task: Task, held_out: float, seed: int) -> tuple[Task, Task]:
     unseen = round(n * held_out)
     if min(unseen, n - unseen) < FEWEST_ITEMS:
         raise InputError(
-            f"{task.name}: {n} items with held_out={held_out:g} make {n - unseen} to search on and {unseen} to test on, expected "
-            f"at least {FEWEST_ITEMS} of each: give more items"
+            f"{task.name}: {n} items with held_out={held_out:g} make {n - unseen} to search on and {unseen} to test on, "
+            f"expected at least {FEWEST_ITEMS} of each: give more items"
         )
     order = np.random.default_rng(seed).permutation(n)
     return task.take(order[unseen:].tolist()), task.take(order[:unseen].tolist())
@@ -157,14 +158,14 @@ def _model(loaded: Any, trials: Trials) -> dict[str, Any]:
     }
 
 
-def _cost(trials: Trials, candidates: Sequence[Head], items: int) -> dict[str, Any]:
+def _cost(trials: Trials, search_passes: int, one_by_one: int) -> dict[str, Any]:
     cost = trials.cost
-    done = max(cost.passes, 1)
     return {
         "trials": cost.trials,
-        "passes": cost.passes,
-        "passes_one_by_one": len(candidates) * items,
-        "layers_computed": round(cost.layers / (done * len(trials.layout)), 3),
+        "search_passes": search_passes,
+        "passes_one_by_one": one_by_one,
+        "test_passes": cost.passes - search_passes,
+        "layers_computed": round(cost.layers / (max(cost.passes, 1) * len(trials.layout)), 3),
         "seconds": round(cost.seconds, 1),
         "trials_from_journal": trials.journal.replayed,
         "whole_passes_because": trials.whole_passes,

@@ -61,6 +61,7 @@ class Trials:
         self.expected = max(self.expected, self.cost.trials + len(todo))
         for heads, part in sorted(todo, key=lambda one: (parts.index(one[1]), min(one[0], default=(-1, 0)))):
             self.journal.put(heads, part, self._trial(heads, part))
+            self._tell(heads)
         known = [[self.journal.get(heads, part) for part in parts] for heads in sets]
         return [joined([outcome for outcome in row if outcome is not None]) for row in known]
 
@@ -81,13 +82,15 @@ class Trials:
         self.cost.passes += items
         self.cost.layers += items * (len(self.layout) - level)
         self.cost.seconds += time.perf_counter() - begun
+        return Outcome(losses(scores, scorer.answers), predictions(scores) == scorer.answers)
+
+    def _tell(self, heads: Heads) -> None:
         if self._progress is not None:
             named = (
                 ", ".join(f"layer {layer} head {head}" for layer, head in heads[:1]) or "the model as it is"
             )
             more = f" and {len(heads) - 1} more" if len(heads) > 1 else ""
             self._progress(self.cost.trials, max(self.expected, self.cost.trials), named + more)
-        return Outcome(losses(scores, scorer.answers), predictions(scores) == scorer.answers)
 
     def _usable_blocks(self, scorer: Scorer) -> list[Any] | None:
         if not all(s.one_token for s in self._scorers.values()):

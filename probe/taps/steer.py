@@ -191,7 +191,8 @@ class SteerTap(HFTap):
         self, seen: Observed, sequence: Sequence, past: int, name: str
     ) -> tuple[Tensor | None, Tensor | None]:
         """What of a call's queries and keys is no padding, as the mask says; the sequence remembers it."""
-        q, k, mask = (seen.arguments.get(n) for n in ("query", "key", "attention_mask"))
+        q, k = seen.arguments["query"], seen.arguments["key"]
+        mask = seen.arguments.get("attention_mask")
         total, n_queries, n_keys = past + q.shape[2], q.shape[2], k.shape[2]
         if sequence.valid is not None and sequence.valid.shape[0] != q.shape[0]:
             raise ModelError(

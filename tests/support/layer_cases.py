@@ -5,7 +5,7 @@ import torch
 import xarray as xr
 from attention_oracle import attention
 
-from probe._kept import Kept
+from probe.deepzoom.kept import Kept
 from probe.explainers.layers import Layer
 from probe.kernels.row_pass import row_stats
 from probe.kernels.score import ScoreSpec
