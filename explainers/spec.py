@@ -23,7 +23,7 @@ from probe.errors import InputError
 from probe.explainers.kinds import KINDS, DeclarationError, check_result
 
 if TYPE_CHECKING:
-    import xarray as xr
+    pass
 
 P = ParamSpec("P")
 R = TypeVar("R")

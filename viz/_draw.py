@@ -10,10 +10,10 @@ from probe.viz._embedding import draw_embedding
 from probe.viz._faithfulness import draw_faithfulness
 from probe.viz._flow import draw_flow
 from probe.viz._head_table import draw_head_table
-from probe.viz._slide import draw_slide
-from probe.viz._measure_table import draw_measure_table
 from probe.viz._image_overlay import draw_image_overlay
 from probe.viz._map2d import draw_map2d
+from probe.viz._measure_table import draw_measure_table
+from probe.viz._slide import draw_slide
 from probe.viz._token_strip import draw_token_strip
 
 if TYPE_CHECKING:

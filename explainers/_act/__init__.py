@@ -8,8 +8,8 @@ from probe.explainers.spec import Choice, Flag, Interval, Text, explainer
 if TYPE_CHECKING:
     import torch
 
-    from probe.models.load import LoadedModel
     from probe.explainers._act.steering import Steering
+    from probe.models.load import LoadedModel
 
 __all__ = ["act"]
 

@@ -9,8 +9,8 @@ from probe.explainers.spec import Choice, Flag, Interval, Text, explainer
 if TYPE_CHECKING:
     import xarray as xr
 
-    from probe.models.load import LoadedModel
     from probe.explainers._tasks.items import Task
+    from probe.models.load import LoadedModel
 
 __all__ = ["act_heads"]
 

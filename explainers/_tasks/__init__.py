@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import xarray as xr
 
-    from probe.models.load import LoadedModel
     from probe.explainers._tasks.items import Task
+    from probe.models.load import LoadedModel
 
 __all__ = ["read_task", "score_task"]
 

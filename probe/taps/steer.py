@@ -12,12 +12,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from probe.generation.steps import filled
 from probe.edits import Edit, Place, Sequence
 from probe.errors import InputError, ModelError
+from probe.generation.steps import filled
 from probe.taps import _cache_switch
-from probe.taps.interface import Observed, edit, unedit
 from probe.taps.hf import HFTap, Site
+from probe.taps.interface import Observed, edit, unedit
 from probe.taps.rules.masks import reader, seen_keys
 from probe.taps.streams import main_stream
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import probe
-from probe.models import catalog
 from probe import explainers as ex
+from probe.models import catalog
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 TEXT = (Path(__file__).resolve().parents[2] / "LICENSE").read_text(encoding="utf-8")

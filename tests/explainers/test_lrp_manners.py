@@ -83,7 +83,7 @@ def test_the_model_is_as_before_after_success_and_failure(method):
 
     def breaks(value):
         model(value)
-        if value.requires_grad or value.shape[0] > 0 and torch.is_grad_enabled():
+        if value.requires_grad or (value.shape[0] > 0 and torch.is_grad_enabled()):
             raise RuntimeError("inside the model")
         return model(value)
 

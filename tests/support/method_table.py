@@ -20,7 +20,7 @@ SHAPES = {
 
 
 def row(entry):
-    """One line: name, first line of its docstring, what it takes, kind of its result, the first paper by author, year and id."""
+    """One line: name, first line of its docstring, what it takes, kind of its result, the first paper."""
     paper = entry.references[0]
     author = re.split(r",| and | et al", paper, maxsplit=1)[0]
     year = re.search(r"\b(19|20)\d\d\b", paper)
