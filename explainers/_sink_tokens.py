@@ -83,6 +83,7 @@ def sink_depth(
     epsilon: Annotated[
         float, Interval(0, 1, "first-token sink: mean attention above this (Gu et al.)")
     ] = 0.3,
+    min_queries: Annotated[int, Interval(1, 1_000_000, "leave out tokens that fewer queries see")] = 8,
     sample: Sample = 0,
     tower: Tower = "text",
 ) -> xr.Dataset:
@@ -92,6 +93,7 @@ def sink_depth(
         trace: a record with the statistic "received".
         rule: as of `sink_tokens`.
         epsilon: ε of Gu et al. for the curve beside the map.
+        min_queries: as of `sink_tokens`; tokens seen by fewer have no column.
         sample: which text.
         tower: group of the record.
 
@@ -105,14 +107,16 @@ def sink_depth(
     data = tower_of(trace, tower, "received", "seen_by", "keys_seen")
     ratios, seen_by = _ratios(data, sample, rule)
     valid = np.flatnonzero(seen_by > 0)
+    enough = seen_by[valid] >= min_queries
+    columns = valid[enough] if enough.any() else valid
     first = np.stack([_share(data, layer, sample)[0][:, valid[0]] for layer in range(data.sizes["layer"])])
-    names = _names(trace, data, sample, valid, len(seen_by))
+    names = _names(trace, data, sample, columns, len(seen_by))
     result = xr.Dataset(
         {
-            "ratio": (("row", "column"), ratios.mean(1)[:, valid]),
+            "ratio": (("row", "column"), ratios.mean(1)[:, columns]),
             "first_token_sinks": ("row", (first > epsilon).mean(1)),
         },
-        coords={"row": data["layer"].values, "column": valid, "text": ("column", names["text"][1])},
+        coords={"row": data["layer"].values, "column": columns, "text": ("column", names["text"][1])},
     )
     result.attrs = {**origin_of(trace), "unit": "1", "value": "ratio", "sample": sample}
     result.attrs |= {

@@ -52,7 +52,7 @@ def draw_flow(result: xr.Dataset) -> go.Figure:
                     html.escape(shorten(t, 16)) if o else "" for t, o in zip(texts, outer, strict=True)
                 ],
                 "x": 0.02 + 0.96 * (layer - first) / max(last - first, 1),
-                "y": 0.02 + 0.96 * (token - token.min()) / max(int(np.ptp(token)), 1),
+                "y": 0.2 + 0.62 * (token - token.min()) / max(int(np.ptp(token)), 1),
                 "color": theme.SUPPORT,
                 "pad": 6,
                 "thickness": 10,
@@ -78,7 +78,7 @@ def draw_flow(result: xr.Dataset) -> go.Figure:
     figure.update_layout(
         **theme.layout(
             title=theme.heading(html.escape(title), html.escape(story.strip("; "))),
-            height=520,
+            height=600,
             margin={"l": 24, "r": 24, "t": 92, "b": 24},
         )
     )

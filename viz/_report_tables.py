@@ -67,7 +67,13 @@ def lists(result: xr.Dataset) -> str:
     own = set(result[result.attrs["value"]].dims) if result.attrs.get("value") in result.variables else set()
     groups: dict[str, list[str]] = {}
     for name, variable in result.variables.items():
-        if len(variable.dims) == 1 and variable.dims[0] not in own | {"step", "layer", "head", "token"}:
+        if len(variable.dims) == 1 and variable.dims[0] not in own | {
+            "step",
+            "layer",
+            "head",
+            "token",
+            "node",
+        }:
             groups.setdefault(str(variable.dims[0]), []).append(str(name))
     tables = []
     for dim, names in groups.items():
