@@ -113,7 +113,8 @@ def multi_head_attention(
         heads = a["num_heads"]
 
         def split(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3)  # [B, heads, N, d]
+            parted: Tensor = x.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3)  # [B, heads, N, d]
+            return parted
 
         q, k, v = (
             split(F.linear(x, w, b))
