@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from probe.explainers._lrp.engine import Engine
-from probe.explainers._lrp.nodes import SOFTMAX, STABILISERS, account, product, shares, total_of
+from probe.explainers._lrp.nodes import SOFTMAX, STABILISERS, account, node, product, shares, total_of
 from probe.explainers._lrp.structure import carries
 
 Func = Callable[..., Any]
@@ -28,7 +28,8 @@ class Attention(torch.autograd.Function):
         """`op(q, k, v)`."""
         ctx.save_for_backward(taken, q, k, v)
         ctx.op, ctx.epsilon = op, epsilon
-        return op(q, k, v)
+        found: Tensor = op(q, k, v)
+        return found
 
     @staticmethod
     def backward(ctx: Any, relevance: Tensor) -> Any:
@@ -66,8 +67,10 @@ def softmax(engine: Engine, name: str, func: Func, args: tuple[Any, ...], kwargs
     dim = rest[0] if rest else kwargs.get("dim")
     if engine.composite.attention == "cp":
         with torch.no_grad():
-            return func(x, *rest, **kwargs)  # type: ignore[no-any-return]
-    return Softmax.apply(x, engine.taken, dim, lambda v: func(v, *rest, **kwargs))  # type: ignore[no-any-return]
+            constant: Tensor = func(x, *rest, **kwargs)
+        return constant
+    found: Tensor = node(Softmax, x, engine.taken, dim, lambda v: func(v, *rest, **kwargs))
+    return found
 
 
 def scaled_dot_product_attention(
@@ -85,9 +88,7 @@ def scaled_dot_product_attention(
         q, k = q.detach(), k.detach()
         return engine.proportional(lambda values: func(q, k, values, **given), v)
     v = v if carries(v) else engine.constant(v)
-    return Attention.apply(  # type: ignore[no-any-return]
-        lambda *x: func(*x, **given), engine.taken, engine.composite.stabiliser, q, k, v
-    )
+    return node(Attention, lambda *x: func(*x, **given), engine.taken, engine.composite.stabiliser, q, k, v)
 
 
 def multi_head_attention(
@@ -112,7 +113,8 @@ def multi_head_attention(
         heads = a["num_heads"]
 
         def split(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3)  # [B, heads, N, d]
+            parted: Tensor = x.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3)  # [B, heads, N, d]
+            return parted
 
         q, k, v = (
             split(F.linear(x, w, b))

@@ -1,6 +1,7 @@
 """Captum's gradient family behind the same interface: one input, one output, one map in the input's shape."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,8 +24,8 @@ class _Scores(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         found = self.call(x)
-        logits = getattr(found, "logits", found)
-        return logits[:, -1] if logits.ndim == 3 else logits  # type: ignore[no-any-return]
+        logits: Tensor = getattr(found, "logits", found)  # type: ignore[assignment]
+        return logits[:, -1] if logits.ndim == 3 else logits
 
 
 def attribute(
@@ -56,12 +57,25 @@ def attribute(
         scores = _Scores(model, call)
         x = inputs.detach().clone()
         try:
-            found = _METHODS[method](scores, x, index, start, n_steps, window, layer).detach()
+            with _restored(model):
+                found = _METHODS[method](scores, x, index, start, n_steps, window, layer).detach().to(x.dtype)
         except (AssertionError, RuntimeError, TypeError, AttributeError) as error:
             raise ModelError(f"captum cannot apply {method} to this model: {error}") from error
     output = float(logits[0, index])
     conservation = Conservation(output, float(found.sum(dtype=torch.float64)), baseline=reference)
     return Relevance(found, index, output, conservation, method, "", conserving=method in COMPLETE)
+
+
+@contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Take off the modules what captum leaves on them (DeepLift: inputs and outputs of activations)."""
+    before = [(module, set(vars(module))) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, names in before:
+            for name in set(vars(module)) - names:
+                delattr(module, name)
 
 
 def _saliency(scores: nn.Module, x: Tensor, target: int, *_: Any) -> Tensor:
@@ -118,7 +132,7 @@ def _gradcam(
 
 
 def _layer(model: nn.Module, name: str | None) -> nn.Module:
-    modules = dict(model.named_modules())
+    modules: dict[str, nn.Module] = dict(model.named_modules())
     if name is None:
         name = next((n for n in reversed(modules) if isinstance(modules[n], nn.Conv2d)), None)
         if name is None:

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from probe.errors import ModelError
 from probe.explainers._lrp.composites import Composite, Place
-from probe.explainers._lrp.nodes import Affine, Constant, Layer, Proportional, Through
+from probe.explainers._lrp.nodes import Affine, Constant, Layer, Proportional, Through, node
 from probe.explainers._lrp.rules import Pass
 from probe.explainers._lrp.structure import carries, nodes_between, only_copies
 
@@ -90,29 +90,30 @@ class Engine(TorchFunctionMode):
                 if like is not None
                 else torch.tensor(value)
             )
-        return Constant.apply(self.taken, value)  # type: ignore[no-any-return]
+        return node(Constant, self.taken, value)
 
     def through(self, x: Tensor, value: Callable[[Tensor], Tensor]) -> Tensor:
         """A node that leaves relevance where it is; in place where `value` works in place."""
         copy = x.detach().clone()
-        found: list[Tensor] = []
-        result: Tensor = Through.apply(x, lambda _: found.append(value(copy)) or found[0])
-        return self.overwrite(x, result) if found[0] is copy else result
+        with torch.no_grad():
+            found = value(copy)
+        result: Tensor = node(Through, x, [found])
+        return self.overwrite(x, result) if found is copy else result
 
     def proportional(self, op: Callable[..., Tensor], *xs: Tensor) -> Tensor:
         """A node with the ε-split."""
-        return Proportional.apply(op, self.taken, self.composite.stabiliser, *xs)  # type: ignore[no-any-return]
+        return node(Proportional, op, self.taken, self.composite.stabiliser, *xs)
 
     def affine(self, x: Tensor, value: Callable[[Tensor], Tensor], layer: Layer) -> Tensor:
         """A layer with weights, noted so that it gets its rule."""
         self.layers.append(layer)
-        return Affine.apply(x, self.taken, layer, value)  # type: ignore[no-any-return]
+        return node(Affine, x, self.taken, layer, value)
 
     def reads_input(self, x: Tensor) -> bool:
         """Whether nothing but copying and padding lies between the input and this tensor."""
         return all(
-            only_copies(node) or getattr(type(node), "_forward_cls", None) is Constant
-            for node in nodes_between([x.grad_fn], [])
+            only_copies(step) or getattr(type(step), "_forward_cls", None) is Constant
+            for step in nodes_between([x.grad_fn], [])
         )
 
     def module(self) -> tuple[str, str]:
@@ -189,7 +190,7 @@ def copies(
     args, kwargs = pytree.tree_unflatten(flat, spec)
     found = func(*args, **kwargs)
     made = [value.grad_fn for value in (*pytree.tree_leaves(found), args[0]) if carries(value)]
-    for node in nodes_between(made, before):
-        if not only_copies(node) and getattr(type(node), "_forward_cls", None) is not Constant:
+    for step in nodes_between(made, before):
+        if not only_copies(step) and getattr(type(step), "_forward_cls", None) is not Constant:
             raise engine.refuse(name)
     return found

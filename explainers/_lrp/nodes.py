@@ -152,10 +152,10 @@ class Through(Function):
     """Element by element, f(0) = 0, or times a constant: R stays where it is (AttnLRP, proposition 3.2)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, value: Callable[[Tensor], Tensor]) -> Tensor:
-        """`value(x)`."""
-        del ctx
-        return value(x)
+    def forward(ctx: Any, x: Tensor, value: list[Tensor]) -> Tensor:
+        """What x has become; in a list, as a tensor handed in would come out as a view."""
+        del ctx, x
+        return value.pop()
 
     @staticmethod
     def backward(ctx: Any, relevance: Tensor) -> Any:
@@ -267,3 +267,9 @@ def account(taken: Tensor, amounts: dict[int, Tensor]) -> Tensor:
 def total_of(x: Tensor) -> Tensor:
     """Σ x in float64."""
     return x.sum(dtype=torch.float64)
+
+
+def node(function: type[Function], *inputs: Any) -> Tensor:
+    """A node of the graph: the function applied."""
+    found: Tensor = function.apply(*inputs)
+    return found

@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from probe.explainers._lrp.attention import multi_head_attention, scaled_dot_product_attention, softmax
 from probe.explainers._lrp.engine import Engine, Handler, copies
-from probe.explainers._lrp.nodes import AveragePool, Bilinear, Layer, Unpool
+from probe.explainers._lrp.nodes import AveragePool, Bilinear, Layer, Unpool, node
 from probe.explainers._lrp.norms import batch_norm, group_norm, instance_norm, layer_norm
 from probe.explainers._lrp.structure import carries
 
@@ -188,7 +188,8 @@ def pad(engine: Engine, name: str, func: Func, args: Args, kwargs: Kwargs) -> Te
     given = bound(("input", "pad", "mode", "value"), args, kwargs)
     x, value = given["input"], given.get("value") or 0.0
     if given.get("mode", "constant") != "constant":
-        return copies(engine, name, func, args, kwargs)  # type: ignore[no-any-return]
+        copied: Tensor = copies(engine, name, func, args, kwargs)
+        return copied
     inside = F.pad(torch.ones_like(x, dtype=torch.bool), given["pad"], value=False)
     return torch.where(inside, F.pad(x, given["pad"]), engine.constant(value, x))
 
@@ -206,12 +207,17 @@ def max_pool(engine: Engine, name: str, func: Func, args: Args, kwargs: Kwargs) 
     size = name[len("max_pool") :][:2]
     if choice == "unpool":
         pool = getattr(F, f"max_pool{size}")
-        return Unpool.apply(x, engine.taken, lambda v: pool(v, **given, return_indices=True))
+        return node(Unpool, x, engine.taken, lambda v: pool(v, **given, return_indices=True))
     if given.pop("dilation", 1) not in (1, (1, 1)):
         raise engine.refuse("dilated max pooling by averages", 'choose pooling="winner"')
     mean = getattr(F, f"avg_pool{size}")
-    return AveragePool.apply(
-        x, engine.taken, engine.composite.stabiliser, lambda v: func(v, **given), lambda v: mean(v, **given)
+    return node(
+        AveragePool,
+        x,
+        engine.taken,
+        engine.composite.stabiliser,
+        lambda v: func(v, **given),
+        lambda v: mean(v, **given),
     )
 
 
@@ -230,7 +236,7 @@ def _layer(
 
 
 def _bilinear(engine: Engine, op: Callable[..., Tensor], a: Tensor, b: Tensor) -> Tensor:
-    return Bilinear.apply(op, engine.taken, engine.composite.stabiliser, a, b)  # type: ignore[no-any-return]
+    return node(Bilinear, op, engine.taken, engine.composite.stabiliser, a, b)
 
 
 def _in_norm(engine: Engine) -> bool:

@@ -119,3 +119,14 @@ def test_refusals():
     ):
         with pytest.raises(InputError, match=message):
             context_saliency(picture)
+
+
+@pytest.mark.parametrize("length", range(7, 16))
+def test_patches_stand_equally_far_from_both_ends(length):
+    """Up to the one pixel by which an odd rest cannot be halved."""
+    from probe.explainers._relevance.cas import _starts
+
+    starts = _starts(length, 7, 3)
+    before, after = int(starts[0]), length - 7 - int(starts[-1])
+    assert abs(before - after) <= 1
+    assert before + after < 3

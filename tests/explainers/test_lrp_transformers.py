@@ -17,7 +17,14 @@ def model_of(name, attention="sdpa"):
 
     torch.manual_seed(0)
     text = {**SMALL, "vocab_size": 99, "attn_implementation": attention}
-    small_gpt = {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 99, "bos_token_id": 1, "eos_token_id": 1}
+    small_gpt = {
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 4,
+        "vocab_size": 99,
+        "bos_token_id": 1,
+        "eos_token_id": 1,
+    }
     makers = {
         "vit": lambda: t.ViTForImageClassification(
             t.ViTConfig(**SMALL, image_size=16, patch_size=4, attn_implementation=attention, num_labels=3)
@@ -52,7 +59,9 @@ def test_input_constants_and_softmax_make_the_logit(name, composite):
     assert abs(found.conservation.rest) <= rounding(found, precision)
     assert (found.conservation.softmax == 0) == (composite == "cp")
     if name == "llama" and composite == "cp":
-        assert found.conservation.biases == 0  # no bias anywhere, and no softmax: the input receives all but ε's part
+        assert (
+            found.conservation.biases == 0
+        )  # no bias anywhere, and no softmax: the input receives all but ε's part
         assert found.conservation.ratio == pytest.approx(1, abs=1e-3)
 
 
@@ -144,14 +153,18 @@ def test_multi_head_attention_of_pytorch(masked, weights):
             super().__init__()
             self.parts = nn.ModuleList([nn.Linear(width, width) for _ in range(3)])
             inner = packed.attention
-            for part, w, b in zip(self.parts, inner.in_proj_weight.chunk(3), inner.in_proj_bias.chunk(3), strict=True):
+            for part, w, b in zip(
+                self.parts, inner.in_proj_weight.chunk(3), inner.in_proj_bias.chunk(3), strict=True
+            ):
                 part.weight, part.bias = nn.Parameter(w.detach()), nn.Parameter(b.detach())
             self.out, self.head = inner.out_proj, packed.head
 
         def forward(self, x):
             q, k, v = (part(x).unflatten(-1, (3, -1)).transpose(1, 2) for part in self.parts)
             seen = None if mask is None else ~mask[:, None, None]
-            out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2).flatten(2)
+            out = (
+                nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2).flatten(2)
+            )
             return self.head((x + self.out(out)).mean(1))
 
     packed, x = Packed().double().eval(), torch.randn(1, 5, width).double()
@@ -166,6 +179,8 @@ def test_multi_head_attention_of_pytorch(masked, weights):
 def test_the_encoder_of_pytorch_conserves():
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, activation="gelu")
-    model = nn.Sequential(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Flatten(), nn.Linear(96, 3))
+    model = nn.Sequential(
+        nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Flatten(), nn.Linear(96, 3)
+    )
     found = relevance_of(model.double().eval(), torch.randn(1, 6, 16).double(), composite="epsilon")
     assert abs(found.conservation.rest) <= rounding(found, torch.float64)
