@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from probe.dashboard.bench.options import Request
+from probe.dashboard.explain_request import Request as ExplainRequest
 from probe.dashboard.failure import guarded, say, show_own_warnings
 
 app = typer.Typer(
@@ -54,116 +55,14 @@ def _options(
     show_own_warnings(debug=debug)
 
 
-@app.command()
-def explain(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="A text, a text file, - for standard input; for many, a folder or a .jsonl file.",
-            metavar="TEXT|FILE|FOLDER|-",
-        ),
-    ],
-    model: Model = "sentiment",
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help="integrated_gradients, gradient_x_input, occlusion, attention_received, or auto: the most faithful here."
-        ),
-    ] = None,
-    compare: Annotated[
-        str | None, typer.Option(help="Methods joined by commas, shown beside each other.", metavar="A,B")
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="Label or next token to explain; default: the model's own answer.")
-    ] = None,
-    contrast: Annotated[
-        str | None, typer.Option(help="Explain why the target and not this label or token.")
-    ] = None,
-    answer: Annotated[
-        int | None, typer.Option(help="Language models: explain the whole answer of up to so many tokens.")
-    ] = None,
-    html: Html = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write the same as Markdown.", metavar="PATH")] = None,
-    json: Json = False,
-    device: Device = "auto",
-    language: Annotated[str, typer.Option(help="Of the sentences: en or de.")] = "en",
-    search: Annotated[
-        str, typer.Option(help="How phrases are found: segments, windows, published.")
-    ] = "segments",
-    unit: Annotated[str, typer.Option(help="What is named: auto, word, phrase, sentence.")] = "auto",
-    verbalizer: Annotated[
-        str, typer.Option(help="template, or llm: a language model, checked.")
-    ] = "template",
-    base_url: Annotated[
-        str | None, typer.Option(help="llm: an OpenAI-compatible server; its key from OPENAI_API_KEY.")
-    ] = None,
-    llm: Annotated[str, typer.Option(help="llm: the model's name there; left open: the first.")] = "",
-    prompt: Annotated[str, typer.Option(help="llm: checked, or published.")] = "checked",
-    strict: Annotated[
-        int, typer.Option(help="llm: ask again so often where the map disagrees, then use templates.")
-    ] = 0,
-    timeout: Annotated[float, typer.Option(help="llm: seconds for one request.")] = 60.0,
-    cache: Annotated[bool, typer.Option(help="llm: keep answers, so that a question costs once.")] = True,
-    folder: Annotated[
-        Path | None, typer.Option("--out", help="Many texts: folder of the results.", metavar="FOLDER")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Many texts: go on with a run that was killed.")
-    ] = False,
-    on_error: Annotated[str, typer.Option(help="Many texts: stop or skip.", metavar="stop|skip")] = "stop",
-    baseline: Annotated[
-        str | None, typer.Option(help="What stands for an absent token: auto, mask, pad, mean, zero.")
-    ] = None,
-    n_steps: Annotated[int | None, typer.Option(help="Points on the path of integrated gradients.")] = None,
-    layers: Annotated[
-        str | None, typer.Option(help="attention_received: mean of all layers, or last.")
-    ] = None,
-    faithfulness: Annotated[
-        bool | None, typer.Option(help="Measure deletion and insertion against random orders.")
-    ] = None,
-    n_random: Annotated[int | None, typer.Option(help="Random orders for faithfulness.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the random orders.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Inputs in one forward pass.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Refuse longer texts.")] = None,
-) -> int:
+def explain(source: str, **asked: Any) -> int:
     """Say which tokens a model's answer rests on.
 
     In words, in colours, and with a test of whether the model really depends on them.
     """
-    from probe.dashboard import explain_options as options
-    from probe.dashboard.inputs import is_many
+    from probe.dashboard.explain_request import answer
 
-    parameters = {
-        "method": method,
-        "target": target,
-        "contrast": contrast,
-        "answer": answer,
-        "baseline": baseline,
-        "n_steps": n_steps,
-        "layers": layers,
-        "faithfulness": faithfulness,
-        "n_random": n_random,
-        "seed": seed,
-        "batch_size": batch_size,
-        "max_tokens": max_tokens,
-    }
-    words = options.Words(verbalizer, language, search, unit, base_url, llm, prompt, strict, timeout, cache)
-    line = options.command_line(_state["arguments"])
-    if is_many(source):
-        if html or markdown or compare:
-            raise typer.BadParameter("--html, --markdown and --compare go with one text")
-        from probe.dashboard.explain_many import explain_many
-
-        many: dict[str, Any] = {"resume": resume, "on_error": on_error, "as_json": json, "command": line}
-        return explain_many(source, model, device, parameters, words=words, folder=folder, **many)
-    if folder or resume or on_error != "stop":
-        raise typer.BadParameter("--out, --resume and --on-error go with a folder or a .jsonl file")
-    from probe.dashboard.explain_command import explain as command
-
-    places = options.Places(html, markdown, json)
-    return command(
-        source, model, device, parameters, words=words, places=places, compare=compare, command=line
-    )
+    return answer(source, ExplainRequest(**asked), _state["arguments"])
 
 
 @app.command()
@@ -347,9 +246,9 @@ def bench(**asked: Any) -> int:
     return command(Request(**asked))
 
 
-def _with_options_of(request: type, command: Callable[..., int]) -> Callable[..., int]:
+def _with_options_of(request: type, command: Callable[..., int], *arguments: Parameter) -> Callable[..., int]:
     """Give a command an option for each field of a dataclass; the fields' metadata are their help and metavar."""
-    kinds, options = get_type_hints(request), []
+    kinds, options = get_type_hints(request), list(arguments)
     for field in fields(request):
         names = (f"--{field.name}",) if kinds[field.name] is bool else ()
         kind = Annotated[kinds[field.name], typer.Option(*names, **field.metadata)]
@@ -359,6 +258,16 @@ def _with_options_of(request: type, command: Callable[..., int]) -> Callable[...
     return command
 
 
+_SOURCE = Annotated[
+    str,
+    typer.Argument(
+        help="A text, a text file, - for standard input; for many, a folder or a .jsonl file.",
+        metavar="TEXT|FILE|FOLDER|-",
+    ),
+]
+app.command()(
+    _with_options_of(ExplainRequest, explain, Parameter("source", Parameter.KEYWORD_ONLY, annotation=_SOURCE))
+)
 app.command()(_with_options_of(Request, bench))
 
 
