@@ -14,48 +14,74 @@ _PARAMETERS = (
 )
 
 
-def _told(default: Any, help: str, metavar: str | None = None) -> Any:
-    return field(default=default, metadata={"help": help} | ({"metavar": metavar} if metavar else {}))
+def _told(told: str, metavar: str | None = None) -> dict[str, str]:
+    return {"help": told} | ({"metavar": metavar} if metavar else {})
 
 
 @dataclass(frozen=True)
 class Request:
     """What was asked; None leaves a parameter of `saliency` to its default."""
 
-    model: str = _told("sentiment", "A name of `probe models`, a folder, or a hub id.")
+    model: str = field(
+        default="sentiment", metadata=_told("A name of `probe models`, a folder, or a hub id.")
+    )
     method: str | None = _told(
         None,
         "integrated_gradients, gradient_x_input, occlusion, attention_received, or auto: the most faithful here.",
     )
-    compare: str | None = _told(None, "Methods joined by commas, shown beside each other.", "A,B")
-    target: str | None = _told(None, "Label or next token to explain; default: the model's own answer.")
-    contrast: str | None = _told(None, "Explain why the target and not this label or token.")
-    answer: int | None = _told(None, "Language models: explain the whole answer of up to so many tokens.")
-    html: Path | None = _told(None, "Write a report that opens offline.", "PATH")
-    markdown: Path | None = _told(None, "Write the same as Markdown.", "PATH")
-    json: bool = _told(False, "Print JSON to standard output and nothing else.")
-    device: str = _told("auto", "auto, cpu, cuda, cuda:1, …")
-    language: str = _told("en", "Of the sentences: en or de.")
-    search: str = _told("segments", "How phrases are found: segments, windows, published.")
-    unit: str = _told("auto", "What is named: auto, word, phrase, sentence.")
-    verbalizer: str = _told("template", "template, or llm: a language model, checked.")
-    base_url: str | None = _told(None, "llm: an OpenAI-compatible server; its key from OPENAI_API_KEY.")
-    llm: str = _told("", "llm: the model's name there; left open: the first.")
-    prompt: str = _told("checked", "llm: checked, or published.")
-    strict: int = _told(0, "llm: ask again so often where the map disagrees, then use templates.")
-    timeout: float = _told(60.0, "llm: seconds for one request.")
-    cache: bool | None = _told(None, "llm: keep answers, so that a question costs once (default: yes).")
-    out: Path | None = _told(None, "Many texts: folder of the results.", "FOLDER")
-    resume: bool = _told(False, "Many texts: go on with a run that was killed.")
-    on_error: str = _told("stop", "Many texts: stop or skip.", "stop|skip")
-    baseline: str | None = _told(None, "What stands for an absent token: auto, mask, pad, mean, zero.")
-    n_steps: int | None = _told(None, "Points on the path of integrated gradients.")
-    layers: str | None = _told(None, "attention_received: mean of all layers, or last.")
-    faithfulness: bool | None = _told(None, "Measure deletion and insertion against random orders.")
-    n_random: int | None = _told(None, "Random orders for faithfulness.")
-    seed: int | None = _told(None, "Seed of the random orders.")
-    batch_size: int | None = _told(None, "Inputs in one forward pass.")
-    max_tokens: int | None = _told(None, "Refuse longer texts.")
+    compare: str | None = field(
+        default=None, metadata=_told("Methods joined by commas, shown beside each other.", "A,B")
+    )
+    target: str | None = field(
+        default=None, metadata=_told("Label or next token to explain; default: the model's own answer.")
+    )
+    contrast: str | None = field(
+        default=None, metadata=_told("Explain why the target and not this label or token.")
+    )
+    answer: int | None = field(
+        default=None, metadata=_told("Language models: explain the whole answer of up to so many tokens.")
+    )
+    html: Path | None = field(default=None, metadata=_told("Write a report that opens offline.", "PATH"))
+    markdown: Path | None = field(default=None, metadata=_told("Write the same as Markdown.", "PATH"))
+    json: bool = field(default=False, metadata=_told("Print JSON to standard output and nothing else."))
+    device: str = field(default="auto", metadata=_told("auto, cpu, cuda, cuda:1, …"))
+    language: str = field(default="en", metadata=_told("Of the sentences: en or de."))
+    search: str = field(
+        default="segments", metadata=_told("How phrases are found: segments, windows, published.")
+    )
+    unit: str = field(default="auto", metadata=_told("What is named: auto, word, phrase, sentence."))
+    verbalizer: str = field(
+        default="template", metadata=_told("template, or llm: a language model, checked.")
+    )
+    base_url: str | None = field(
+        default=None, metadata=_told("llm: an OpenAI-compatible server; its key from OPENAI_API_KEY.")
+    )
+    llm: str = field(default="", metadata=_told("llm: the model's name there; left open: the first."))
+    prompt: str = field(default="checked", metadata=_told("llm: checked, or published."))
+    strict: int = field(
+        default=0, metadata=_told("llm: ask again so often where the map disagrees, then use templates.")
+    )
+    timeout: float = field(default=60.0, metadata=_told("llm: seconds for one request."))
+    cache: bool | None = field(
+        default=None, metadata=_told("llm: keep answers, so that a question costs once (default: yes).")
+    )
+    out: Path | None = field(default=None, metadata=_told("Many texts: folder of the results.", "FOLDER"))
+    resume: bool = field(default=False, metadata=_told("Many texts: go on with a run that was killed."))
+    on_error: str = field(default="stop", metadata=_told("Many texts: stop or skip.", "stop|skip"))
+    baseline: str | None = field(
+        default=None, metadata=_told("What stands for an absent token: auto, mask, pad, mean, zero.")
+    )
+    n_steps: int | None = field(default=None, metadata=_told("Points on the path of integrated gradients."))
+    layers: str | None = field(
+        default=None, metadata=_told("attention_received: mean of all layers, or last.")
+    )
+    faithfulness: bool | None = field(
+        default=None, metadata=_told("Measure deletion and insertion against random orders.")
+    )
+    n_random: int | None = field(default=None, metadata=_told("Random orders for faithfulness."))
+    seed: int | None = field(default=None, metadata=_told("Seed of the random orders."))
+    batch_size: int | None = field(default=None, metadata=_told("Inputs in one forward pass."))
+    max_tokens: int | None = field(default=None, metadata=_told("Refuse longer texts."))
 
 
 def answer(source: str, asked: Request, arguments: list[str]) -> int:
