@@ -25,9 +25,11 @@ class Request:
     model: str = field(
         default="sentiment", metadata=_told("A name of `probe models`, a folder, or a hub id.")
     )
-    method: str | None = _told(
-        None,
-        "integrated_gradients, gradient_x_input, occlusion, attention_received, or auto: the most faithful here.",
+    method: str | None = field(
+        default=None,
+        metadata=_told(
+            "integrated_gradients, gradient_x_input, occlusion, attention_received, or auto: the most faithful here."
+        ),
     )
     compare: str | None = field(
         default=None, metadata=_told("Methods joined by commas, shown beside each other.", "A,B")
