@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from probe.dashboard.explain_command import check_page
+from probe.dashboard.explain_options import Places
 from probe.dashboard.failure import say
 from probe.dashboard.terminal import out, quiet_stdout
 from probe.errors import InputError
@@ -30,7 +30,7 @@ def run(name: str, store: Path, options: list[str], html: Path | None, as_json: 
     Returns:
         0.
     """
-    check_page(html)
+    Places(html=html).check()
     with quiet_stdout():
         from probe import explainers as ex
         from probe import open_record
