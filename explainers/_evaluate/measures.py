@@ -86,7 +86,7 @@ def leave_one_out(text: Perturbed) -> Floats:
     """Fall of the score [n] without each token."""
     kept = np.concatenate([np.ones((1, text.size), dtype=bool), ~np.eye(text.size, dtype=bool)])
     values = text.score(kept)
-    return values[0] - values[1:]
+    return np.asarray(values[0] - values[1:])
 
 
 def rank_correlation(one: Floats, other: Floats, kind: str = "kendall") -> float:

@@ -215,7 +215,7 @@ def _sentences(strip: Strip) -> list[Statement]:
         return []
     covered = coverage_in(words.scores)
     runs = sorted((Run(a, b, covered(a, b)) for a, b in spans), key=lambda run: -run.coverage)
-    found = []
+    found: list[Statement] = []
     for run in runs[: 3 if strip.unit == "sentence" else 1]:
         if run.coverage < max(PHRASE, NOT_EVEN / len(spans)):
             continue

@@ -92,7 +92,7 @@ def table_of(data: xr.Dataset) -> xr.DataArray:
     Raises:
         InputError: it has no finite number.
     """
-    table = data[data.attrs["value"]]
+    table: xr.DataArray = data[data.attrs["value"]]
     if not np.isfinite(table.values).any():
         raise InputError(f"the table {data.attrs['value']!r} has no finite number to put into words")
     return table

@@ -122,8 +122,8 @@ class Server:
                 f"{self.place} answered with something else than a chat completion: is the address right (…/v1)?"
             ) from error
         usage = getattr(reply, "usage", None)
-        counts = (int(getattr(usage, name, 0) or 0) for name in ("prompt_tokens", "completion_tokens"))
-        return Answer(text, *counts, time.perf_counter() - start)
+        asked, said = (int(getattr(usage, name, 0) or 0) for name in ("prompt_tokens", "completion_tokens"))
+        return Answer(text, asked, said, time.perf_counter() - start)
 
     def _send(self, client: "openai.OpenAI", settings: dict[str, Any]) -> Any:
         import openai
