@@ -12,7 +12,8 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from probe.explainers.spec import DeclarationError, Explainer
+from probe.explainers.kinds import DeclarationError
+from probe.explainers.spec import Explainer
 
 GROUP = "probe.explainers"
 

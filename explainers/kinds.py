@@ -77,7 +77,7 @@ def check_result(result: "xr.Dataset") -> None:
     Raises:
         DeclarationError: an attribute, variable or dimension is missing or wrong; the message names it.
     """
-    kind = result.attrs.get("kind")
+    kind = str(result.attrs.get("kind"))
     name = result.attrs.get("explainer", "a result")
     if kind not in KINDS:
         raise DeclarationError(f"{name}: kind is {kind!r}, expected one of {', '.join(KINDS)}")

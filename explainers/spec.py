@@ -30,6 +30,7 @@ R = TypeVar("R")
 Shape = Literal["reads", "runs", "steers", "searches"]
 SHAPES = ("reads", "runs", "steers", "searches")
 
+
 @dataclass(frozen=True)
 class Interval:
     """Numbers from `low` to `high`, both included."""

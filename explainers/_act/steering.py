@@ -15,7 +15,7 @@ from probe.edits import Edit, Editing
 from probe.errors import InputError
 from probe.explainers._act.change import Calibration
 from probe.explainers._act.rule import Columns, Options
-from probe.explainers.spec import check_result
+from probe.explainers.kinds import check_result
 from probe.kernels.launch import choose
 
 

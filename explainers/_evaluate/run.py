@@ -18,7 +18,7 @@ from probe.explainers._saliency.build import from_record
 from probe.explainers._saliency.methods import METHODS, baseline_of
 from probe.explainers._saliency.subject import Subject, open_subject
 from probe.explainers._verbalize.words import join_words
-from probe.explainers.spec import check_result
+from probe.explainers.kinds import check_result
 from probe.record import strings
 
 Floats = NDArray[np.float64]

@@ -33,10 +33,10 @@ def simulate(named: Sequence[Sequence[str]], answers: Sequence[str], seed: int) 
         Hase, Bansal, Evaluating Explainable AI: Which Algorithmic Explanations Help Users Predict Model Behavior?, ACL
         2020 (arXiv 2005.01831).
     """
-    from sklearn.feature_extraction.text import CountVectorizer  # type: ignore[import-untyped]
-    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict  # type: ignore[import-untyped]
-    from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped]
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
 
     kinds, counts = np.unique(np.array(answers), return_counts=True)
     if len(kinds) < 2 or counts.min() < FOLDS:

@@ -57,7 +57,7 @@ def verbalization(
     from probe.explainers._verbalize.grammar import statements_of
     from probe.explainers._verbalize.languages import language_of
     from probe.explainers._verbalize.statement import as_dataset
-    from probe.explainers.spec import check_result
+    from probe.explainers.kinds import check_result
 
     for name, value, known in (("search", search, SEARCHES), ("unit", unit, UNITS)):
         if value not in known:

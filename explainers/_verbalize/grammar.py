@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from probe.errors import InputError
 from probe.explainers._verbalize.language import Language
-from probe.explainers.spec import DeclarationError, check_result
+from probe.explainers.kinds import DeclarationError, check_result
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -47,7 +47,9 @@ def statements_of(result: "xr.Dataset", language: Language, options: dict[str, A
     """
     kind, grammar = result.attrs.get("kind"), _grammar_of(result)
     if grammar is None:
-        raise InputError(f"a result of kind {kind!r} has no words yet; expected one of {', '.join(grammars())}")
+        raise InputError(
+            f"a result of kind {kind!r} has no words yet; expected one of {', '.join(grammars())}"
+        )
     try:
         check_result(result)
     except DeclarationError as error:

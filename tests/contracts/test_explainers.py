@@ -13,7 +13,8 @@ from picture_cases import network, picture
 
 from probe import explainers as ex
 from probe.errors import InputError, ProbeError
-from probe.explainers.spec import KINDS, SHAPES, Choice, Flag, Interval, Text, check_result
+from probe.explainers.kinds import KINDS, check_result
+from probe.explainers.spec import SHAPES, Choice, Flag, Interval, Text
 
 REGISTRY = ex.registry()
 RUNS = [name for name, entry in REGISTRY.items() if entry.shape == "runs"]

@@ -13,7 +13,7 @@ def test_the_printed_explainer_runs_and_keeps_the_contract():
     ).group(1)
     space = {"__name__": "explainer_of_the_guide"}
     exec(compile(code, "CONTRIBUTING.md", "exec"), space)
-    from probe.explainers.spec import check_result
+    from probe.explainers.kinds import check_result
 
     values = np.arange(24.0).reshape(1, 2, 3, 4)
     text = xr.Dataset(
