@@ -69,6 +69,11 @@ def refuse(model: Any, generate: Mapping[str, Any], batch: int) -> Any:
     return config
 
 
+def _cache(kwargs: Mapping[str, Any]) -> Any:
+    """The cache among the arguments of a pass, under the name that this version of transformers gives it."""
+    return kwargs.get("past_key_values", kwargs.get("cache"))
+
+
 def _filled(cache: Any) -> bool:
     return cache is not None and (not hasattr(cache, "get_seq_length") or int(cache.get_seq_length()) > 0)
 
@@ -172,7 +177,7 @@ class Watch:
             self.eos = config._eos_token_tensor
             self.most = config.max_length - self.prompt
             self.beams = config.num_beams or 1
-            cache = kwargs.get("past_key_values")
+            cache = _cache(kwargs)
             self.cached, self.cache = cache is not None, type(cache).__name__ if cache is not None else "none"
             _refuse_compiling(self._model, kwargs, config)
             return method(input_ids, config, kwargs, *args, **more)
@@ -229,6 +234,6 @@ def _refuse_compiling(model: Any, kwargs: dict[str, Any], config: Any) -> None:
         os.environ[variable] = before
     if compiles:
         raise InputError(
-            f"generate: {type(model).__name__} would be compiled for its {type(kwargs.get('past_key_values')).__name__}, and "
+            f"generate: {type(model).__name__} would be compiled for its {type(_cache(kwargs)).__name__}, and "
             "compiled attention cannot be heard; add disable_compile=True"
         )
