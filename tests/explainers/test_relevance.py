@@ -7,12 +7,13 @@ import pytest
 import torch
 from picture_cases import disc, network, overlay, picture
 
-from probe import InputError, ModelError, catalog
+from probe import InputError, ModelError
 from probe import explainers as ex
 from probe.explainers._relevance import METHODS
 from probe.explainers._relevance.areas import attention_areas
 from probe.explainers._relevance.build import blur, shown_part
 from probe.explainers._relevance.faithful import stand_in_of
+from probe.models import catalog
 
 QUICK = {"faithfulness": False}
 

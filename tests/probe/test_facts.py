@@ -46,7 +46,7 @@ def last_weight(module):
         {"note": [torch.arange(5000.0), "x"]},
         {"change": last_weight},
     ],
-    ids=str,
+    ids=lambda change: next(iter(change)),
 )
 def test_another_model_input_or_option_is_another_capture(other):
     assert request(**other) != request()

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import probe
-from probe import ModelError, catalog
+from probe import ModelError
+from probe.models import catalog
 from probe.nets import NETS, build
 from probe.nets.opening import labels_of, recognise
 
