@@ -3,9 +3,8 @@
 This folder is an engine without an explainer of its own: `relevance_of` gives one map and its account, explainers make
 labelled results of it. Rules and composites are in `rules.py` and `composites.py`.
 
-Layer-wise relevance propagation is patented (field of the patents: explaining image classification by relevance; the
-authors of LXT say in its README: free for personal and scientific use, ask a lawyer before anything commercial). The
-licence of this package grants no right to patents of others; it is for the user to find out what applies to them.
+The README of LXT, by authors of the method, says that LRP is patented and free for personal and scientific use only: ask
+a lawyer before any commercial use. This package's licence cannot grant rights to patents of others.
 """
 
 from collections.abc import Callable

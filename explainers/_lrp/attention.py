@@ -1,7 +1,7 @@
 """Attention: AttnLRP around the model's own attention function, so that no N × N map is needed.
 
 Achtibat et al., AttnLRP, ICML 2024 (arXiv 2402.05602). A product of two tensors gives half of the relevance to each
-(proposition 3.3), softmax hands on R_i = x_i (R_i − p_i Σ R) (proposition 3.1). For o = softmax(q kᵀ) v that is: with
+and softmax hands on R_i = x_i (R_i − p_i Σ R). For o = softmax(q kᵀ) v that is: with
 g the gradients of the attention function itself at R / o, R_v = v g_v / 2, R_q = q g_q / 4, R_k = k g_k / 4. So one call
 of the backend's own backward suffices, in the memory that it needs.
 """

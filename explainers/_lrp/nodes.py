@@ -122,7 +122,7 @@ class Proportional(Function):
 class Bilinear(Function):
     """A product of two tensors that both carry relevance (element by element, or of matrices): half for each.
 
-    Achtibat et al., AttnLRP, ICML 2024 (arXiv 2402.05602), proposition 3.3.
+    Achtibat et al., AttnLRP, ICML 2024 (arXiv 2402.05602).
     """
 
     @staticmethod
@@ -149,7 +149,7 @@ class Bilinear(Function):
 
 
 class Through(Function):
-    """Element by element, f(0) = 0, or times a constant: R stays where it is (AttnLRP, proposition 3.2)."""
+    """Element by element, f(0) = 0, or times a constant: R stays where it is (AttnLRP)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, value: list[Tensor]) -> Tensor:

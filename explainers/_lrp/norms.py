@@ -1,4 +1,4 @@
-"""Normalisations: statistics are constants, what remains is linear (AttnLRP, proposition 3.4; BatchNorm is merged)."""
+"""Normalisations: statistics are constants, what remains is linear (AttnLRP; BatchNorm is merged)."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -147,7 +147,7 @@ def power(engine: Engine, name: str, func: Func, args: Args, kwargs: Kwargs) -> 
 
 
 def spread(engine: Engine, name: str, func: Func, args: Args, kwargs: Kwargs) -> Any:
-    """Variance and the like: a constant where a normalisation computes it (AttnLRP, proposition 3.4)."""
+    """Variance and the like: a constant where a normalisation computes it (AttnLRP)."""
     if not _in_norm(engine):
         raise engine.refuse(name)
     return statistic(args, func, kwargs)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 # What becomes of a bias: it takes its share of relevance away ("share"), it is left out of the rule ("none"), or it takes
-# part and hands its share on evenly over the layer's inputs ("spread": Arras et al. 2017, arXiv 1706.07206, eq. 1)
+# part and hands its share on evenly over the layer's inputs ("spread": Arras et al. 2017, arXiv 1706.07206)
 Bias = Literal["share", "none", "spread"]
 
 
@@ -54,7 +54,7 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class Epsilon:
-    """LRP-ε: in proportion to the contributions themselves; with ε = 0, LRP-0 (Bach et al. 2015, eq. 58).
+    """LRP-ε: in proportion to the contributions themselves; with ε = 0, LRP-0 (Bach et al. 2015).
 
     Args:
         stabiliser: ε. It takes R_j · ε / (|z_j| + ε).
@@ -112,7 +112,7 @@ class Gamma:
 
 @dataclass(frozen=True)
 class AlphaBeta:
-    """LRP-αβ: α of R by the positive contributions, −β by the negative ones, α − β = 1 (Bach et al. 2015, eq. 60).
+    """LRP-αβ: α of R by the positive contributions, −β by the negative ones, α − β = 1 (Bach et al. 2015).
 
     Contributions, not weights, are parted by sign, so that negative inputs are treated rightly. Where an output has
     no negative contribution at all, its −β R_j goes to the stabiliser's account.
@@ -165,7 +165,7 @@ class ZPlus:
 
 @dataclass(frozen=True, eq=False)
 class ZBox:
-    """LRP-z^B for the layer that reads a picture whose values lie in [low, high] (Montavon et al. 2017, eq. 14).
+    """LRP-z^B for the layer that reads a picture whose values lie in [low, high] (Montavon et al. 2017).
 
     Args:
         low: lower bound, a number or a tensor that broadcasts to the input (per channel: [1, C, 1, 1]); after
@@ -199,7 +199,7 @@ class ZBox:
 
 @dataclass(frozen=True)
 class WSquare:
-    """LRP-w²: by the squared weights, whatever the input is (Montavon et al. 2017, eq. 12)."""
+    """LRP-w²: by the squared weights, whatever the input is (Montavon et al. 2017)."""
 
     stabiliser: float = 1e-9
 
