@@ -34,7 +34,7 @@ def test_100k_characters(fails):
 
 
 def test_a_folder_instead_of_a_file(fails, tmp_path):
-    assert f"{tmp_path} is a folder, expected a text file" in fails("explain", tmp_path)
+    assert "say where the results go, --out FOLDER" in fails("explain", tmp_path)
 
 
 def test_a_binary_file(fails, tmp_path):
