@@ -127,7 +127,7 @@ def _fits(document: Mapping[str, Any], model: Any, name: str) -> None:
     """Refuse a model that the heads were not searched in."""
     meant = document["model"]
     inner = getattr(model, "model", model)
-    config = getattr(inner, "config", None)
+    config: Any = getattr(inner, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     own = {
         "class": type(inner).__name__,

@@ -105,7 +105,7 @@ def blocks_of(model: nn.Module, attention: Sequence[str]) -> list[nn.Module] | N
             return None
         lists.add(".".join(parts[: places[0]]))
         found.append(modules[".".join(parts[: places[0] + 1])])
-    whole = len(lists) == 1 and len(modules[next(iter(lists))]) == len(found)  # type: ignore[arg-type]
+    whole = len(lists) == 1 and len(modules[next(iter(lists))]) == len(found)
     return found if whole and len({id(block) for block in found}) == len(found) else None
 
 
