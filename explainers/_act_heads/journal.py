@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from probe.errors import InputError
 
+_START = b'{"search": '
 Head = tuple[int, int]
 Heads = tuple[Head, ...]
 
@@ -79,6 +80,8 @@ class Journal:
         whole = path.read_bytes()
         good = whole[: whole.rfind(b"\n") + 1]  # what was being written when the search was killed is dropped
         try:
+            if not good and whole[: len(_START)] != _START[: len(whole)]:
+                raise ValueError
             first, *lines = [json.loads(line) for line in good.splitlines()] or [{"search": key}]
             known = first["search"]
             for line in lines:

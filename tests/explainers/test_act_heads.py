@@ -156,9 +156,13 @@ def test_a_journal_of_another_search_is_refused(tmp_path):
         Journal(journal, "two")
     with pytest.raises(InputError, match="another model, task"):
         ex.act_heads(model(), lines(ITEMS), None, journal)
-    journal.write_text("something else\n")
-    with pytest.raises(InputError, match="is no journal of a head search"):
-        Journal(journal, "one")
+    for foreign in ("something else\n", "no line", "[]\n"):
+        journal.write_text(foreign)
+        with pytest.raises(InputError, match="is no journal of a head search"):
+            Journal(journal, "one")
+        assert journal.read_text() == foreign
+    journal.write_text('{"sear')  # killed while its first line was written
+    assert Journal(journal, "one").replayed == 0
 
 
 def test_answers_of_several_tokens_take_whole_passes_and_find_the_same_head():
