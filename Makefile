@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "== setting up $(VENV): the package, its dependencies and the development tools (about a minute)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet uv
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev]'
 	@touch $@
 
 setup: $(STAMP)  ## make the virtual environment
@@ -26,8 +26,8 @@ demo: setup  ## explain a sentence with the embedded model, offline
 	@echo "== probe explain: the embedded sentiment model, offline"
 	@HF_HUB_OFFLINE=1 $(BIN)/probe explain "The plot is thin, but the acting is a delight."
 
-models: setup  ## fetch the real language model that the tests use (98 MB, once)
-	@$(BIN)/probe models install smollm2
+models: setup  ## fetch the real models that the tests use (a language model, an image classifier, a face net; 118 MB, once)
+	@for model in smollm2 efficientnet-lite0 mtcnn-onet; do $(BIN)/probe models install $$model || exit 1; done
 
 browser:  ## install Chromium for the browser tests, where this machine lets us
 	@if command -v chromium || command -v google-chrome; then exit 0; fi >/dev/null; \
@@ -58,7 +58,7 @@ fast: setup
 check: lint types fast  ## lint, types and the fast tests (under 5 minutes)
 
 test: setup models browser  ## every test that needs no GPU, real models included (under 20 minutes)
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -m "not gpu"
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --durations=10 -m "not gpu"
 
 test-gpu:  ## the kernels and capture on a CUDA device, with the Python that holds torch
 	@$(PYTHON) -m pytest -q -m gpu tests/kernels tests/probe
