@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from probe.dashboard.explain_image import explain_image, is_picture
-from probe.dashboard.explain_options import Places, Words
+from probe.dashboard.explain_options import TEXT_MODEL, Places, Words
 from probe.dashboard.failure import say
 from probe.dashboard.source import read_source
 from probe.dashboard.terminal import busy, out, quiet_stdout
@@ -47,7 +47,7 @@ def explain(
     words.check()
     if is_picture(source):
         return explain_image(source, model, device, parameters, words=words, places=places, command=command)
-    model = "sentiment" if model == "auto" else model
+    model = TEXT_MODEL if model == "auto" else model
     text = read_source(source)
     given = {name: value for name, value in parameters.items() if value is not None}
     runs = [given | {"method": name} if name else given for name in _methods(compare, given)]

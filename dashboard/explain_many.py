@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probe.dashboard.as_json import emit, explanation, plain
+from probe.dashboard.explain_options import TEXT_MODEL
 from probe.dashboard.failure import FAILED, INTERRUPTED, say
 from probe.dashboard.inputs import Item, read_many
 from probe.dashboard.terminal import clean, out, quiet_stdout, working
@@ -58,6 +59,7 @@ def explain_many(
         raise InputError(f"{source} holds many texts: say where the results go, --out FOLDER")
     if on_error not in ("stop", "skip"):
         raise InputError(f"--on-error {on_error}, expected stop or skip")
+    model = TEXT_MODEL if model == "auto" else model
     words.check()
     items = read_many(source)
     given = {name: value for name, value in parameters.items() if value is not None}

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
+#: The model of `--model auto`, for texts.
+TEXT_MODEL = "sentiment"
 _SECRET = re.compile(r"(?<=//)[^/@\s]+@")
 
 

@@ -32,7 +32,7 @@ class Item:
 
 def is_many(source: str) -> bool:
     """Whether an argument names a folder or a JSONL file."""
-    path = Path(source) if len(source) <= 1024 and "\n" not in source else None
+    path = Path(source) if source.strip() and len(source) <= 1024 and "\n" not in source else None
     return path is not None and (path.is_dir() or (path.suffix.lower() == ".jsonl" and path.is_file()))
 
 

@@ -125,8 +125,10 @@ def _check(document: Any, name: str) -> None:
 
 def _fits(document: Mapping[str, Any], model: Any, name: str) -> None:
     """Refuse a model that the heads were not searched in."""
+    from probe._inputs import parts
+
     meant = document["model"]
-    inner = getattr(model, "model", model)
+    inner, _ = parts(model)
     config: Any = getattr(inner, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     own = {

@@ -33,10 +33,11 @@ def fits(spec: ScoreSpec, n_queries: int, n_keys: int) -> bool:
     return plain and n_queries == 1 and (not spec.causal or spec.offset == n_keys - 1)
 
 
-def row_of(q: Float[Tensor, "B n 1 D"], k: Float[Tensor, "B n Nk D"], spec: ScoreSpec) -> Row:
-    """The row of queries and keys of the chosen heads, in float32 (float64 for float64)."""
+def row_of(q: Float[Tensor, "B n 1 D"], k: Float[Tensor, "B Hkv Nk D"], spec: ScoreSpec) -> Row:
+    """The row of queries of the chosen heads over keys of theirs or of their groups, in float32 (float64 for float64)."""
     wide = compute_dtype(q)
-    scores = ((q.to(wide) * spec.scale) @ k.to(wide).transpose(2, 3))[:, :, 0]
+    keys = k.to(wide).repeat_interleave(q.shape[1] // k.shape[1], 1)
+    scores = ((q.to(wide) * spec.scale) @ keys.transpose(2, 3))[:, :, 0]
     if spec.key_valid is not None:
         scores = scores.masked_fill(~spec.key_valid[:, None], -torch.inf)
     lse = scores.logsumexp(-1)

@@ -15,6 +15,17 @@ if TYPE_CHECKING:
 __all__ = ["act_heads"]
 
 
+_SEARCH = Choice(
+    "halving", "full", help="all heads on few items and the better third on three times more, or on all"
+)
+_SELECT = Choice(
+    "greedy", "beats", help="put heads together one by one while it helps, or take all that help alone"
+)
+_METRIC = Choice(
+    "auto", "accuracy", "loss", help="what heads are judged by; auto: loss below 300 calibration items"
+)
+
+
 @explainer(
     title="Heads worth calibrating (ACT)",
     shape="searches",
@@ -32,31 +43,9 @@ def act_heads(
     progress: Callable[[int, int, str], None] | None = None,
     journal: str | Path | None = None,
     *,
-    search: Annotated[
-        str,
-        Choice(
-            "halving",
-            "full",
-            help="all heads on few items and the better third on three times more, or on all",
-        ),
-    ] = "halving",
-    select: Annotated[
-        str,
-        Choice(
-            "greedy",
-            "beats",
-            help="put heads together one by one while it helps, or take all that help alone",
-        ),
-    ] = "greedy",
-    metric: Annotated[
-        str,
-        Choice(
-            "auto",
-            "accuracy",
-            "loss",
-            help="what heads are judged by; auto: loss below 300 calibration items",
-        ),
-    ] = "auto",
+    search: Annotated[str, _SEARCH] = "halving",
+    select: Annotated[str, _SELECT] = "greedy",
+    metric: Annotated[str, _METRIC] = "auto",
     least_z: Annotated[
         float, Interval(0, 10, "standard errors by which a head alone must beat the model")
     ] = 0.0,

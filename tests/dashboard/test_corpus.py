@@ -113,7 +113,7 @@ def test_a_line_that_fails_stops_the_run_or_is_skipped(run, prompts, tmp_path):
 
 
 def test_an_input_that_fails_its_checks_is_an_error(run, prompts, monkeypatch):
-    from probe import corpus as corpora
+    from probe.corpus import run as corpora
 
     real = corpora.capture
 
@@ -131,7 +131,7 @@ def test_an_input_that_fails_its_checks_is_an_error(run, prompts, monkeypatch):
 
 
 def test_an_interrupt_says_how_to_go_on(run, prompts, tmp_path, monkeypatch):
-    from probe import corpus as corpora
+    from probe.corpus import run as corpora
 
     real = corpora.capture
 

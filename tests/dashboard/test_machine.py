@@ -32,7 +32,7 @@ def test_installing_tells_its_steps_on_standard_error(probe, monkeypatch):
         progress(f"fetching {name}")
         steps.append(name)
 
-    monkeypatch.setattr(catalog, "install", install)
+    monkeypatch.setattr("probe.models.install.install", install)
     ended = probe("models", "install", "smollm2")
     assert steps == ["smollm2"]
     assert ended.out == ""

@@ -20,16 +20,30 @@ PUBLISHED = {
 
 
 def calibrated(q, k, spec, heads=(0,), implementation="reference", **options):
-    """The plain map and the map under ACT of one call, [B, H, Nq, Nk] (the values are unit vectors), and its columns."""
+    """The plain map and the map under ACT of one call, [B, H, Nq, Nk] (the values are unit vectors), and its columns.
+
+    Values are at most 256 wide: of a longer map the first 256 columns.
+    """
     n_keys = k.shape[2]
-    unit = torch.eye(n_keys, dtype=q.dtype).expand(*k.shape[:2], n_keys, n_keys)
+    unit = torch.eye(n_keys, min(n_keys, 256), dtype=q.dtype).expand(*k.shape[:2], -1, -1)
     keys = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
     scores = (q @ keys.transpose(2, 3)) * spec.scale
     if spec.causal:
         scores = scores.masked_fill(torch.ones(q.shape[2], n_keys).triu(1).bool(), -torch.inf)
     plain = scores.softmax(-1)
     call = AttentionCall(
-        "planted", torch.nn.Module(), 0, q, k, unit, plain.transpose(1, 2), spec, None, {}, "eager", None
+        "planted",
+        torch.nn.Module(),
+        0,
+        q,
+        k,
+        unit,
+        (plain @ unit[:, :1]).transpose(1, 2),
+        spec,
+        None,
+        {},
+        "eager",
+        None,
     )
     calibration = Calibration({0: tuple(heads)}, Options(**{**PUBLISHED, **options}), implementation)
     changed = calibration.change(call, Place(Sequence(), 0, 0))

@@ -83,7 +83,7 @@ def write_all(target, keep=False, order=tuple(TOWERS)):
             checks = [Check("one", layer, float("nan") if layer else 0.5, 1.0, f"of {stream}")]
             target.add(
                 stream, layer, f"{stream}.{layer}", layer_values(stream, layer), queries=queries, keys=keys,
-                checks=checks, facts={"rule": f"causal {layer}"}, kept=kept_of(layer) if keep else None,
+                checks=checks, facts={"rule": f"causal {layer}"}, kept=kept_of(layer).dataset() if keep else None,
             )  # fmt: skip
     return target.finish(groups_of(target.checks), attributes_of())
 

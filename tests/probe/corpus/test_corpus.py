@@ -13,8 +13,8 @@ from tiny_models import tiny
 
 import probe
 from probe import InputError, ModelError, RecordError
-from probe import corpus as corpora
 from probe.corpus import capture_corpus, open_corpus
+from probe.corpus import run as corpora
 from probe.corpus.moments import QUANTILES
 
 STATS = ("entropy", "received", "max_key")
@@ -177,7 +177,7 @@ def test_a_process_that_is_killed_loses_one_input_at_most(tmp_path):
         import json, os, signal, sys
         import torch
         import probe
-        from probe import corpus
+        from probe.corpus import run as corpus
         from transformers import LlamaForCausalLM
         torch.set_num_threads(1)
         folder, out, dies, inputs = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
