@@ -158,7 +158,8 @@ def _maps_of(photo: Photo, model: Any, focus: Any, size: int) -> Iterator[tuple[
     from scipy.ndimage import gaussian_filter
 
     from probe.explainers._relevance.build import blur, relevance_map, shown_part
-    from probe.explainers._relevance.cas import Rules, combined, context_saliency, scale_maps
+    from probe.explainers._relevance.cas import combined, scale_maps
+    from probe.explainers._relevance.context import Rules, context_saliency
     from probe.explainers._relevance.subject import open_subject
 
     stretched = replace(model.processor, fit="stretch")

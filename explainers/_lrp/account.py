@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SOUND = (0.5, 1.5)  # bounds of Σ R / f(x) outside of which a map is marked
 
@@ -48,7 +50,7 @@ class Relevance:
     token ids (summed over the embedding), [1, N, D] for embeddings. Grad-CAM alone has one channel: [1, 1, H, W].
     """
 
-    relevance: Tensor
+    relevance: "Tensor"
     target: int  # index of the explained output
     output: float  # its value f(x): a logit, not a probability
     conservation: Conservation

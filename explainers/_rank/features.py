@@ -5,13 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import xarray as xr
 
-from probe.explainers._rank.linear import (
-    feature_map,
-    kv_buffer,
-    linear_output,
-    linear_spectrum,
-    token_weights,
-)
 from probe.explainers._rank.operator import sample_of
 from probe.explainers._rank.spectrum import EPS, MEASURES, measures_of, singular_values
 from probe.explainers.layers import Layer, each_layer
@@ -106,6 +99,13 @@ def _sample(layer: Layer, full: bool, rank_of: Any) -> dict[str, Any]:
     """All ranks of one sample, by name."""
     import torch
 
+    from probe.explainers._rank.linear import (
+        feature_map,
+        kv_buffer,
+        linear_output,
+        linear_spectrum,
+        token_weights,
+    )
     from probe.kernels.row_pass import apply
 
     queries, keys = layer.valid(0)

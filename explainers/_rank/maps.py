@@ -6,7 +6,6 @@ import numpy as np
 import xarray as xr
 
 from probe.errors import InputError
-from probe.explainers._rank.matrix_free import estimate
 from probe.explainers._rank.operator import EXACT_AUTO, map_of, operator_of
 from probe.explainers._rank.spectrum import EPS, MEASURES, measures_of, singular_values
 from probe.explainers.layers import Layer, each_layer
@@ -129,5 +128,7 @@ def _exact(layer: Layer, sample: int, kind: str, energy: float) -> dict[str, Flo
 
 
 def _free(layer: Layer, sample: int, options: dict[str, Any]) -> dict[str, Floats]:
+    from probe.explainers._rank.matrix_free import estimate
+
     found = estimate(operator_of(layer, sample), **options)
     return {name: np.asarray(values.cpu(), dtype=np.float64) for name, values in found.items()}

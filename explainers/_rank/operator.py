@@ -5,21 +5,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from probe.errors import InputError
-from probe.explainers._rank.matrix_free import Operator
 from probe.explainers.layers import Layer
 from probe.explainers.reading import Floats
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from probe.explainers._rank.matrix_free import Operator
+
 #: Rows or columns up to which a map is written out where it is asked for, and where nothing is asked.
 EXACT_LIMIT, EXACT_AUTO = 4096, 512
 
 
-def operator_of(layer: Layer, sample: int) -> Operator:
+def operator_of(layer: Layer, sample: int) -> "Operator":
     """One sample's maps of all heads by their products; padded rows and columns are zero, which no measure sees."""
     import torch
 
+    from probe.explainers._rank.matrix_free import Operator
     from probe.kernels.column_pass import apply_transposed
     from probe.kernels.row_pass import row_stats
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Annotated, Any
 
 from probe.explainers._lrp.composites import COMPOSITES
-from probe.explainers._relevance.cas import Rules, context_saliency
+from probe.explainers._relevance.context import Rules, context_saliency
 from probe.explainers._relevance.contrast import relevance_contrast
 from probe.explainers.spec import Choice, Flag, Interval, Text, explainer
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from probe.errors import InputError
 from probe.explainers._relevance.areas import Area, attention_areas
-from probe.explainers._relevance.cas import Rules, context_saliency
+from probe.explainers._relevance.context import Rules, context_saliency
 from probe.explainers._relevance.faithful import picture_curves
 from probe.explainers._relevance.subject import Subject, open_subject
 from probe.record import strings
