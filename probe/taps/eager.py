@@ -1,4 +1,4 @@
-"""The slow route for transformers models outside of all seams (BLOOM, MPT, GPT-J, GPT-Neo, DeBERTa, XLNet, …): the maps as they
+"""The slow route for transformers models outside of all seams (BLOOM, MPT, GPT-Neo, DeBERTa, XLNet, …): the maps as they
 write them out themselves, up to a stated size.
 
 A model that runs eager attention, of a verified architecture, is asked for its maps in the user's own forward pass; its
@@ -64,7 +64,7 @@ class EagerTap(Face):
         if not self._sites:
             raise ModelError(
                 f"{type(model).__name__}: the slow route is for transformers models with attention that is not routed through "
-                "transformers' interface; expected one of these (BLOOM, MPT, GPT-J, …)"
+                "transformers' interface; expected one of these (BLOOM, MPT, GPT-Neo, …)"
             )
         _refuse(model)
         self._ledger = Ledger(model, self._sites, layers, query_valid, stream, towers)

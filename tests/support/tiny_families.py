@@ -339,7 +339,7 @@ FAMILIES = {
             "vocab_size": VOCABULARY,
             **ENDS,
         },
-        ("eager",),
+        BOTH,
         "decoder",
     ),
     "falcon": (
@@ -393,4 +393,4 @@ FAMILIES = {
 }
 
 #: Families whose attention does not go through transformers' interface (slow route or refusal).
-OUTSIDE = ("gptj", "falcon", "falcon-alibi", "bloom", "mpt")
+OUTSIDE = ("falcon", "falcon-alibi", "bloom", "mpt")
