@@ -68,5 +68,5 @@ def test_a_layer_without_any_value_has_no_bar(head_table):
 
 def test_unknown_kinds_are_refused_by_name(head_table):
     head_table.attrs["kind"] = "pie"
-    with pytest.raises(InputError, match="kind 'pie'; kinds with a figure: .*head_table, .*token_strip"):
+    with pytest.raises(InputError, match=r"kind 'pie'; kinds with a figure: .*head_table, .*token_strip"):
         viz.draw(head_table)
