@@ -14,7 +14,7 @@ help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(STAMP): pyproject.toml constraints.txt
-	@echo "== setting up $(VENV): the package, its dependencies and the development tools (about a minute)"
+	@echo "== setting up $(VENV): the package, its dependencies and the development tools (a minute or two)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet uv
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev]'
@@ -57,11 +57,11 @@ fast: setup
 
 check: lint types fast  ## lint, types and the fast tests (under 5 minutes)
 
-test: setup models browser  ## every test that needs no GPU, real models included (under 20 minutes)
+test: setup models browser  ## every test that needs no GPU, real models included (about 35 minutes on two cores)
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --durations=10 -m "not gpu"
 
 test-gpu:  ## the kernels and capture on a CUDA device, with the Python that holds torch
-	@$(PYTHON) -m pytest -q -m gpu tests/kernels tests/probe
+	@$(PYTHON) -m pytest -q -m gpu tests/kernels tests/probe tests/explainers
 
 bench: setup  ## speed beside other people's forward passes; correctness first (ARGS="--quick", say)
 	@$(BIN)/probe bench $(ARGS)
