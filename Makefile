@@ -55,7 +55,7 @@ types: typing  ## mypy, strict
 fast: setup
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 -m "not slow and not real and not gpu"
 
-check: lint types fast  ## lint, types and the fast tests (under 5 minutes)
+check: lint types fast  ## lint, types and the fast tests (about a quarter of an hour on two cores)
 
 test: setup models browser  ## every test that needs no GPU, real models included (about 35 minutes on two cores)
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --durations=10 -m "not gpu"
