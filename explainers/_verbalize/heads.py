@@ -111,7 +111,7 @@ def sink_strip_statements(data: xr.Dataset) -> list[Statement]:
     text = f"Beside {beside}, most attention is received by {listing(named)}."
     found = [Statement("strongest", text, float(ratio[order[0]]), tuple(order))]
     above = int((ratio[there] > 1).sum())
-    text = f"More than from an even map is received by {plural(above, 'token')} of {there.size}."
+    text = f"More than {beside} would give them is received by {plural(above, 'token')} of {there.size}."
     found.append(Statement("above", text, float(above)))
     heads = data["sink_heads"].values
     top = int(there[np.argmax(heads[there])])
