@@ -48,9 +48,12 @@ def install_model(name: str) -> int:
     Returns:
         0.
     """
+    from probe.models import catalog
     from probe.models.install import install
 
     with quiet_stdout():
         install(name, say)
-    say(f"{name} is ready: probe explain TEXT --model {name}")
+    entry = catalog.find(name)
+    pictures = entry is not None and entry.task.startswith("image")
+    say(f"{name} is ready: probe explain {'PICTURE' if pictures else 'TEXT'} --model {name}")
     return 0
