@@ -54,6 +54,6 @@ def install_model(name: str) -> int:
     with quiet_stdout():
         install(name, say)
     entry = catalog.find(name)
-    pictures = entry is not None and entry.task.startswith("image")
+    pictures = entry is not None and bool(entry.net)
     say(f"{name} is ready: probe explain {'PICTURE' if pictures else 'TEXT'} --model {name}")
     return 0
