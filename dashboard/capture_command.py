@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from probe.dashboard.capture_request import layers_of, stats_of
 from probe.dashboard.failure import FAILED, say
 from probe.dashboard.source import read_file
 from probe.dashboard.terminal import out, quiet_stdout, working
@@ -56,9 +57,9 @@ def _record(
     import probe
 
     options: dict[str, Any] = {
-        "stats": [name.strip() for name in asked.stats.split(",") if name.strip()],
+        "stats": stats_of(asked.stats),
         "store": asked.out,
-        "layers": None if asked.layers is None else [_layer(part) for part in asked.layers.split(",")],
+        "layers": layers_of(asked.layers),
         "keep_bits": asked.keep_bits,
         "overwrite": asked.overwrite,
         "progress": step,
@@ -81,11 +82,6 @@ def _heads(keep: Sequence[str]) -> dict[int, list[int]]:
             raise InputError(f"--keep: got {part!r}, expected LAYER:HEADS such as 3:0,5")
         found.setdefault(int(layer), []).extend(int(number) for number in numbers)
     return found
-
-
-def _layer(part: str) -> int | str:
-    part = part.strip()
-    return int(part) if part.isdecimal() else part
 
 
 def summary(record: xr.DataTree, store: Path) -> dict[str, object]:

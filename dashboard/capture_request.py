@@ -9,6 +9,18 @@ from probe.dashboard.options import option
 from probe.errors import InputError
 
 
+def stats_of(text: str) -> list[str]:
+    """The statistics that an option names."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def layers_of(text: str | None) -> list[int | str] | None:
+    """The layers that an option names: numbers, or patterns of module names; None for all."""
+    if text is None:
+        return None
+    return [int(part) if part.isdecimal() else part for part in map(str.strip, text.split(","))]
+
+
 @dataclass(frozen=True)
 class Capture:
     """What is to be captured, of which model, and where the record goes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from probe.dashboard.capture_request import layers_of, stats_of
 from probe.dashboard.failure import FAILED, INTERRUPTED, say
 from probe.dashboard.terminal import clean, out, quiet_stdout, working
 
@@ -70,8 +71,8 @@ def corpus(
                     loaded,
                     inputs,
                     out=folder,
-                    stats=[name.strip() for name in stats.split(",") if name.strip()],
-                    layers=None if layers is None else [_layer(part.strip()) for part in layers.split(",")],
+                    stats=stats_of(stats),
+                    layers=layers_of(layers),
                     batch=batch,
                     keep_records=keep_records,
                     resume=resume,
@@ -91,10 +92,6 @@ def corpus(
     else:
         _show(out(), folder, report)
     return _ended(report)
-
-
-def _layer(part: str) -> int | str:
-    return int(part) if part.isdecimal() else part
 
 
 def _show(console: Console, folder: Path, report: dict[str, Any]) -> None:

@@ -24,6 +24,6 @@ class Hooks(ExitStack):
         self.callback(handle.remove)
         return int(handle.id)
 
-    def before(self, module: torch.nn.Module, hook: Callable[..., Any]) -> None:
-        """Call `hook(module, args)` before each forward of `module`."""
-        self.callback(module.register_forward_pre_hook(hook).remove)
+    def before(self, module: torch.nn.Module, hook: Callable[..., Any], *, keywords: bool = False) -> None:
+        """Call `hook(module, args)` before each forward of `module`; `keywords`: `hook(module, args, kwargs)`."""
+        self.callback(module.register_forward_pre_hook(hook, with_kwargs=keywords).remove)

@@ -17,6 +17,7 @@ from probe.errors import InputError, ModelError
 from probe.generation.steps import filled
 from probe.taps import _cache_switch
 from probe.taps.hf import HFTap, Site
+from probe.taps.hooks import Hooks
 from probe.taps.interface import Observed, edit, unedit
 from probe.taps.rules.masks import reader, seen_keys
 from probe.taps.streams import main_stream
@@ -61,31 +62,22 @@ class SteerTap(HFTap):
         self._fed: dict[int, tuple[Any, int]] = {}
         self._shared: dict[object, Any] = {}
         self._begun = False
-        self._undo: list[Callable[[], None]] = []
-        try:
+        with Hooks() as hooks:
             for site in self._steered:
-                handle = site.module.register_forward_pre_hook(self._before, with_kwargs=True)
-                self._undo.append(handle.remove)
-            self._undo.append(self._model.register_forward_pre_hook(self._begin).remove)
+                hooks.before(site.module, self._before, keywords=True)
+            hooks.before(self._model, self._begin)
             _cache_switch.listen(self._moved)
-            self._undo.append(lambda: _cache_switch.unlisten(self._moved))
-            self._undo.append(_forbid_compiling(self._model))
+            hooks.callback(_cache_switch.unlisten, self._moved)
+            hooks.callback(_forbid_compiling(self._model))
             super().__enter__()
-        except BaseException:
-            self._close()
-            raise
+            self._hooks = hooks.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
+        self._hooks.close()
         super().__exit__(kind, error, trace)
-
-    def _close(self) -> None:
-        for undo in reversed(self._undo):
-            undo()
-        self._undo.clear()
 
     def _attach(self, interface: Any) -> None:
         edit(interface, self._change)

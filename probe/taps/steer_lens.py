@@ -14,6 +14,7 @@ from torch import Tensor
 from probe.call import MapCall
 from probe.edits import Edit, Place, Sequence
 from probe.errors import InputError, ModelError
+from probe.taps.hooks import Hooks
 from probe.taps.lens import points_of, sites_of, visible_in
 from probe.taps.plan import Plan
 from probe.taps.streams import main_stream
@@ -51,31 +52,23 @@ class LensSteer:
     def __enter__(self) -> "LensSteer":
         self._sequence = Sequence()
         self._heard: set[str] = set()
-        self._undo: list[Callable[[], None]] = []
-        try:
+        with Hooks() as hooks:
             for layer, name, owner in self._steered:
-                self._place(layer, name, owner)
-        except BaseException:
-            self._close()
-            raise
+                self._place(layer, name, owner, hooks)
+            self._hooks = hooks.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
+        self._hooks.close()
         missing = [name for _, name, _ in self._steered if name not in self._heard]
         if kind is None and missing:
             raise ModelError(
                 f"{missing[0]}: its hook_pattern never fired; the wrapped model must run eager attention (bridge_of sees to it)"
             )
 
-    def _close(self) -> None:
-        for undo in reversed(self._undo):
-            undo()
-        self._undo.clear()
-
-    def _place(self, layer: int, name: str, owner: Any) -> None:
+    def _place(self, layer: int, name: str, owner: Any, hooks: Hooks) -> None:
         own: dict[str, Any] = {}
         points = points_of(owner)
 
@@ -108,11 +101,11 @@ class LensSteer:
             with torch.no_grad():
                 return self._changed(layer, name, owner, weights, visible_in({**own, "pattern": weights}))
 
-        self._undo.append(owner.register_forward_pre_hook(before, with_kwargs=True).remove)
+        hooks.before(owner, before, keywords=True)
         for key in ("scores", "z"):
             if key in points:
-                self._undo.append(points[key].register_forward_hook(keep(key)).remove)
-        self._undo.append(points["pattern"].register_forward_hook(change).remove)
+                hooks.after(points[key], keep(key))
+        hooks.after(points["pattern"], change)
 
     def _changed(self, layer: int, name: str, owner: Any, weights: Tensor, visible: Tensor) -> Tensor | None:
         bad = [head for head in self._edit.heads[layer] if not 0 <= head < weights.shape[1]]

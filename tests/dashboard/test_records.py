@@ -137,6 +137,13 @@ def test_what_run_refuses(fails, record, line, message):
     assert message in fails("run", *[record if word == "RECORD" else word for word in line])
 
 
+def test_an_unknown_explainer_is_refused_with_all_that_read_a_record(fails, record):
+    named = fails("run", "sunk", record).split("those that read a record: ")[1].split(", ")
+    assert named == sorted(named)
+    assert {"entropy", "sinks", "sink_depth", "concentration"} <= set(named)
+    assert not {"saliency", "act", "act_heads"} & set(named)
+
+
 def test_flags_of_an_explainer_need_no_value():
     from types import SimpleNamespace
 
