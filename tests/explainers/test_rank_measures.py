@@ -2,10 +2,11 @@
 
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from probe import explainers as ex
@@ -66,27 +67,36 @@ def slow(s, energy):
     """Every measure from its formula, value by value."""
     total, squares, top = sum(s), sum(x * x for x in s), max(s)
     entropy = -sum(x / total * math.log(x / total) for x in s if x > 0)
-    k, held = 0, 0.0
-    for x in sorted(s, reverse=True):
-        if held >= energy * squares * (1 - 1e-12):
-            break
-        k, held = k + 1, held + x * x
     return {
         "stable_rank": squares / top**2,
         "nuclear_ratio": total / top,
         "participation": total**2 / squares,
         "effective_rank": math.exp(entropy),
-        "energy_rank": k,
         "above_1_percent": sum(x > 0.01 * top for x in s),
     }
 
 
+def fewest_that_hold(share, s):
+    """How many of the largest values hold the share of Σ s², in rational numbers."""
+    squares = [Fraction(x) ** 2 for x in sorted(s, reverse=True)]
+    held = itertools.accumulate(squares)
+    return next(k for k, part in enumerate(held, 1) if part >= share * sum(squares))
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=30), st.sampled_from([0.5, 0.9, 0.99, 1.0]))
+@example([1e3, 1e-3], 1.0)  # the small one holds 1e-12 of the energy, and without it not all is held
 def test_any_spectrum_gives_what_the_formulas_say_in_the_order_that_always_holds(s, energy):
     found = ex.rank_measures(np.diag(s), energy=energy)
     for name, value in slow(s, energy).items():
         assert found[name] == pytest.approx(value, rel=1e-9), name
+    rounding = Fraction(
+        8 * len(s) * np.finfo(float).eps
+    )  # of a float64 sum of so many squares, and of the share
+    at_least, at_most = (
+        fewest_that_hold(Fraction(energy) * (1 - sign * rounding), s) for sign in (1, -1 if energy < 1 else 0)
+    )
+    assert at_least <= found["energy_rank"] <= at_most
     ordered = [found[name] for name in SOFT[:4]] + [len(s)]
     assert all(a <= b * (1 + 1e-9) for a, b in itertools.pairwise(ordered))
 
