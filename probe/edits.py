@@ -148,11 +148,11 @@ def _tap_of(model: torch.nn.Module, edit: Edit, tower: str | None) -> Any:
     from probe.taps.lens import LensTap
 
     if LensTap.finds(model):
-        from probe.taps.steer_lens import LensSteer
+        from probe.taps.steering.lens import LensSteer
 
         return LensSteer(model, edit, tower)
     if sites(model):
-        from probe.taps.steer import SteerTap
+        from probe.taps.steering.interface import SteerTap
 
         return SteerTap(model, edit, tower)
     raise ModelError(

@@ -101,7 +101,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     if path.suffix == ".onnx":
-        from probe._onnx import read_tensors
+        from probe.nets.onnx import read_tensors
 
         return read_tensors(path)
 

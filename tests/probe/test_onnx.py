@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from probe import ModelError
-from probe._onnx import read_tensors
+from probe.nets.onnx import read_tensors
 
 
 def varint(number):

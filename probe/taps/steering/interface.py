@@ -15,11 +15,11 @@ from torch import Tensor
 from probe.edits import Edit, Place, Sequence
 from probe.errors import InputError, ModelError
 from probe.generation.steps import filled
-from probe.taps import _cache_switch
 from probe.taps.hf import HFTap, Site
 from probe.taps.hooks import Hooks
 from probe.taps.interface import Observed, edit, unedit
 from probe.taps.rules.masks import reader, seen_keys
+from probe.taps.steering import cache_switch
 from probe.taps.streams import main_stream
 
 
@@ -66,8 +66,8 @@ class SteerTap(HFTap):
             for site in self._steered:
                 hooks.before(site.module, self._before, keywords=True)
             hooks.before(self._model, self._begin)
-            _cache_switch.listen(self._moved)
-            hooks.callback(_cache_switch.unlisten, self._moved)
+            cache_switch.listen(self._moved)
+            hooks.callback(cache_switch.unlisten, self._moved)
             hooks.callback(_forbid_compiling(self._model))
             super().__enter__()
             self._hooks = hooks.pop_all()
