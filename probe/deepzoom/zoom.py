@@ -42,6 +42,8 @@ def zoom(
     columns: tuple[int, int] | None = None,
     cells: tuple[int, int] = (1000, 1000),
     reduce: str = "mean",
+    size: int | None = None,
+    live: int | None = None,
 ) -> xr.Dataset:
     """One rectangle of one map, in no more cells than asked for.
 
@@ -56,6 +58,9 @@ def zoom(
         columns: keys [first, last), None for all.
         cells: the most rows and columns of cells.
         reduce: what a cell holds of its visible pairs: their "mean", or the largest ("max").
+        size: positions per cell and side, a power of two, in place of `cells`.
+        live: entries up to which a view is computed although there are pooled maps; None for `LIVE`. A server of many small
+            views asks for less, so that each is fast.
 
     Returns:
         Variable `value` (row, column), float32 weights; NaN where a cell holds no visible pair of valid positions. Coordinates
@@ -71,9 +76,9 @@ def zoom(
     tree = record if isinstance(record, xr.DataTree) else open_record(record)
     kept = _kept(tree, stream, layer)
     place = _place(kept, head, sample, reduce)
-    area = _Area.of(kept, rows, columns, cells)
+    area = _Area.of(kept, rows, columns, cells, size)
     levels = levels_in(kept)
-    if area.entries > LIVE and f"pyramid_{reduce}" in kept:
+    if area.entries > (LIVE if live is None else live) and f"pyramid_{reduce}" in kept:
         value, area, told = _stored(kept, levels, area, sample, place, reduce)
     elif area.entries > PATIENT:
         has = ", ".join(n for n in REDUCTIONS if f"pyramid_{n}" in kept) or "none"
@@ -124,16 +129,22 @@ class _Side:
         return _Side(size, span.start // size, -(-span.stop // size), self.length)
 
     @classmethod
-    def of(cls, name: str, asked: tuple[int, int] | None, most: int, length: int) -> "_Side":
+    def of(
+        cls, name: str, asked: tuple[int, int] | None, most: int, length: int, size: int | None
+    ) -> "_Side":
         first, last = (0, length) if asked is None else asked
         if not 0 <= first < last <= length:
             raise InputError(f"{name}: got {(first, last)}, expected first < last within 0 to {length}")
+        if size is not None:
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1 or size & (size - 1):
+                raise InputError(f"size: got {size!r}, expected a power of two")
+            return cls(size, first // size, -(-last // size), length)
         if isinstance(most, bool) or not isinstance(most, int) or most < 2:
             raise InputError(f"cells: got {most!r} for the {name}, expected at least 2")
-        size = 1
-        while -(-last // size) - first // size > most:
-            size *= 2
-        return cls(size, first // size, -(-last // size), length)
+        chosen = 1
+        while -(-last // chosen) - first // chosen > most:
+            chosen *= 2
+        return cls(chosen, first // chosen, -(-last // chosen), length)
 
 
 @dataclass(frozen=True)
@@ -152,10 +163,11 @@ class _Area:
         rows: tuple[int, int] | None,
         columns: tuple[int, int] | None,
         cells: Sequence[int],
+        size: int | None,
     ) -> "_Area":
         return cls(
-            _Side.of("rows", rows, cells[0], kept.sizes["query"]),
-            _Side.of("columns", columns, cells[1], kept.sizes["key"]),
+            _Side.of("rows", rows, cells[0], kept.sizes["query"], size),
+            _Side.of("columns", columns, cells[1], kept.sizes["key"], size),
         )
 
 
