@@ -51,7 +51,7 @@ class Entry:
 
     @property
     def validity(self) -> str:
-        """ "passed", "failed", "unfinished" or "unknown"."""
+        """In a word: passed, failed, unfinished or unknown."""
         if self.problem:
             return "unfinished"
         return "unknown" if self.passed is None else "passed" if self.passed else "failed"
