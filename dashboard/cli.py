@@ -231,6 +231,17 @@ def doctor(
     return show(json, model, attempt)
 
 
+@app.command("open")
+def open_(
+    folder: Annotated[Path, typer.Argument(help="Where the records are, or one record.")] = Path("runs"),
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8050,
+) -> int:
+    """Open the explorer: records in the browser."""
+    from probe.dashboard.explorer import open_explorer
+
+    return open_explorer(folder, port=port)
+
+
 def bench(**asked: Any) -> int:
     """Measure the speed of exact statistics.
 

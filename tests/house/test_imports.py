@@ -81,7 +81,7 @@ def state():
     return [sorted(functions), sorted(masks), vars(functions).keys().__repr__(), sorted(os.environ.items()),
             torch.get_default_dtype().__str__(), torch.is_grad_enabled(), torch.get_num_threads(), plotly.io.templates.default,
             logging.getLogger("transformers").level, torch.initial_seed() if False else 0, len(warnings.filters)]
-import typer, xarray, zarr, rich, captum.attr
+import typer, xarray, zarr, rich, captum.attr, dash
 before = state()
 for name in {modules!r}:
     importlib.import_module(name)

@@ -1,0 +1,1 @@
+"""One page a module; each has a `PAGE` and is found by itself."""
