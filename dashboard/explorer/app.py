@@ -8,6 +8,7 @@ from dash import ALL, ClientsideFunction, Dash, Input, Output, dcc, html, no_upd
 from dash import State as Given
 
 from probe.dashboard.explorer.page import Page, pages
+from probe.dashboard.explorer.safety import Access, protect
 from probe.dashboard.explorer.shell import failure, frame, lacking, navigation
 from probe.dashboard.explorer.state import State
 from probe.dashboard.explorer.store import Store
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
 HOME = "records"
 
 
-def build(folder: str | Path) -> Dash:
+def build(folder: str | Path, allowed: Access | None = None) -> Dash:
     """The app over a folder of records; nothing is served yet.
 
     Args:
         folder: where the records are, or one record.
+        allowed: who is answered; None for this machine only.
 
     Raises:
         InputError: no such folder.
@@ -44,6 +46,7 @@ def build(folder: str | Path) -> Dash:
     _route(app, store, known)
     for page in known.values():
         page.register(app, store)
+    protect(app, allowed or Access())
     return app
 
 

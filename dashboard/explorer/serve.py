@@ -10,30 +10,37 @@ from probe.errors import InputError
 HOST, PORT = "127.0.0.1", 8050
 
 
-def open_explorer(folder: str | Path = "runs", *, host: str = HOST, port: int = PORT) -> int:
+def open_explorer(folder: str | Path = "runs", *, host: str = HOST, port: int = PORT, expose: bool = False, token: str | None = None) -> int:
     """Show the records of a folder in the browser until interrupted.
 
     Args:
         folder: where the records are, or one record.
         host: the address to listen on; the default is this machine only.
         port: the port.
+        expose: whether `host` may be an address that other machines reach; they need the token then.
+        token: that token; made up where none is given.
 
     Returns:
         0.
 
     Raises:
-        InputError: no such folder, or the port is taken.
+        InputError: no such folder, the port is taken, or the address can be reached from elsewhere and `expose` was not given.
     """
     from werkzeug.serving import make_server
 
     from probe.dashboard.explorer.app import build
+    from probe.dashboard.explorer.safety import access
 
-    app = build(folder)
+    allowed = access(host, expose=expose, token=token)
+    app = build(folder, allowed)
     try:
         server = make_server(host, port, app.server, threaded=True)
     except (OSError, SystemExit) as error:
         raise InputError(f"port {port} of {host} cannot be had: give another with --port") from error
-    say(f"explorer of {Path(folder)}: http://{host}:{server.server_port}/ (Ctrl+C ends it)")
+    if allowed.hosts is None:
+        say(f"warning: other machines can reach this explorer at {host}; who has the token sees every record of the folder")
+    query = f"?token={allowed.token}" if allowed.token else ""
+    say(f"explorer of {Path(folder)}: http://{host}:{server.server_port}/{query} (Ctrl+C ends it)")
     try:
         server.serve_forever()
     except KeyboardInterrupt:

@@ -128,8 +128,15 @@ class Store:
             InputError: no record of that name in the folder.
             RecordError: the record cannot be read.
         """
-        full = (name, _stamp(self.entry(name).path), key)
-        return self._results.get(full, lambda: make(self.fresh(name)))
+        return self.hold(name, key, lambda: make(self.fresh(name)))
+
+    def hold(self, name: str, key: Hashable, make: Callable[[], T]) -> T:
+        """As `remember`, of what `make` gets for itself.
+
+        Raises:
+            InputError: no record of that name in the folder.
+        """
+        return self._results.get((name, _stamp(self.entry(name).path), key), make)
 
     def cached(self) -> int:
         """Bytes of results in the cache."""
