@@ -37,13 +37,11 @@ def draw_links(links: xr.Dataset) -> go.Figure:
         )
     )  # fmt: skip
     of = f"{names[0]} {links.attrs['position']:,} “{html.escape(shorten(visible(links.attrs['of_text']), 20))}”"
-    story = f"{of} {'looks at' if query else 'is looked at by'}; these hold {weights.sum():.1%} {'of its attention' if query else ''}"
-    if not query:
-        story = f"{of} is looked at most by"
+    story = f"{of} {'looks at' if query else 'is looked at by'} …"
     figure.update_layout(
         **theme.layout(
             height=max(220, 26 * len(weights) + 92), margin={"l": 8, "r": 56, "t": 52, "b": 34}, showlegend=False,
-            title={"text": story, "font": {"size": 14}, "x": 0, "xref": "paper", "y": 1, "yanchor": "top", "pad": {"t": 12}},
+            title={"text": story, "font": {"size": 14}, "x": 0.02, "xref": "container", "y": 1, "yanchor": "top", "pad": {"t": 12}},
             meta={"select": [names[1], names[0]]}, bargap=0.25,
         )
     )  # fmt: skip
@@ -75,7 +73,7 @@ def draw_distances(distances: xr.Dataset) -> go.Figure:
     figure.update_layout(
         **theme.layout(
             height=300, margin={"l": 8, "r": 16, "t": 44, "b": 60}, showlegend=False, bargap=0.15,
-            title={"text": story, "font": {"size": 14}, "x": 0, "xref": "paper", "y": 1, "yanchor": "top", "pad": {"t": 12}},
+            title={"text": story, "font": {"size": 14}, "x": 0.02, "xref": "container", "y": 1, "yanchor": "top", "pad": {"t": 12}},
         )
     )  # fmt: skip
     figure.update_xaxes(

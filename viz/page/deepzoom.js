@@ -66,6 +66,7 @@ export class DeepZoom {
     this.watch = new ResizeObserver(() => this.resize());
     this.watch.observe(this.canvas);
     this.resize();
+    while (!this.area) { await new Promise((done) => setTimeout(done, 50)); if (this.gone) return; this.resize(); }
     if (this.options.region) this.show(this.options.region); else this.fit();
     this.root.dataset.state = "ready";
   }
@@ -145,7 +146,7 @@ export class DeepZoom {
     const { w, h } = this.area, { keys, queries } = this.about;
     this.scale = clamp(this.scale, Math.min(this.fitScale, 44), Math.max(44, this.fitScale));
     const wide = w / this.scale, tall = h / this.scale;
-    this.x = wide >= keys ? (keys - wide) / 2 : clamp(this.x, 0, keys - wide);
+    this.x = wide >= keys ? 0 : clamp(this.x, 0, keys - wide);
     this.y = tall >= queries ? 0 : clamp(this.y, 0, queries - tall);
     clearTimeout(this.later);
     this.later = setTimeout(() => this.settle(), 250);
@@ -340,7 +341,7 @@ export class DeepZoom {
       for (let at = first; at < last; at++) { const t = this.text(side, at); if (t !== null) put(at, shown(t).slice(0, 11), at === now); }
     } else {
       const least = (keys ? 70 : 34) / this.scale, unit = 10 ** Math.floor(Math.log10(least)), step = Math.max(1, [1, 2, 5, 10].map((n) => n * unit).find((n) => n >= least));
-      for (let at = Math.ceil(from / step) * step; at < last; at += step) if (at >= 0) put(at, at.toLocaleString("en"), false);
+      for (let at = Math.max(0, Math.ceil(from / step) * step); at < last; at += step) put(at, at.toLocaleString("en"), false);
     }
     pen.fillStyle = this.ink; pen.font = "600 12px system-ui, sans-serif";
     if (keys) { pen.textAlign = "left"; pen.fillText("keys (looked at) →", x, 9); } else { pen.textAlign = "left"; pen.fillText("queries ↓", 4, y - 12); }
@@ -348,7 +349,7 @@ export class DeepZoom {
   drawCurve(pen, side) {
     const curve = this.about.curves[side];
     if (!curve) return;
-    const keys = side === "keys", { x, y, w, h } = this.area, step = this.about.side * this.size, from = keys ? this.x : this.y, long = keys ? w : h, values = [];
+    const keys = side === "keys", { x, y, h } = this.area, step = this.about.side * this.size, from = keys ? this.x : this.y, w = Math.min(this.area.w, (this.about.keys - this.x) * this.scale), long = keys ? w : h, values = [];
     for (let block = Math.max(0, Math.floor(from / step)); block * step < Math.min(this.about[side], from + long / this.scale); block++) {
       const held = this.curves.get(`${side}/${this.size}/${block}`, side, this.size, block).value;
       if (held) held.forEach((v, i) => { const at = block * step + i * this.size; if (Number.isFinite(v) && at + this.size > from && at < from + long / this.scale) values.push([at, v]); });
@@ -364,7 +365,7 @@ export class DeepZoom {
     }
     pen.restore(); pen.fillStyle = this.muted; pen.font = "11px system-ui, sans-serif"; pen.textBaseline = "middle";
     const words = `${curve.name.replace(/_/g, " ")} ≤ ${top.toPrecision(2)} ${curve.unit}${keys && low > 0 ? " (log)" : ""}`;
-    if (keys) { pen.textAlign = "right"; pen.fillText(words, x + w, 9); }
+    if (keys) { pen.textAlign = "left"; pen.fillText(words, x + 140, 9); }
     else { pen.save(); pen.textAlign = "left"; pen.translate(x + w + EDGE - 4, y + 4); pen.rotate(Math.PI / 2); pen.fillText(words, 0, 0); pen.restore(); }
   }
   drawKey() {
@@ -375,7 +376,7 @@ export class DeepZoom {
     const weight = (code) => said(2 ** ((code - 255) / this.about.per_octave));
     this.keyWords.textContent = `${this.bottom === null ? "0" : "≤ " + weight(this.bottom)} – ≥ ${weight(this.top)} weight${this.log ? ", log" : ""}; grey: hidden by the rules`;
   }
-  destroy() { this.watch?.disconnect(); clearTimeout(this.later); clearTimeout(this.asking); cancelAnimationFrame(this.frame); this.root.replaceChildren(); }
+  destroy() { this.gone = true; this.watch?.disconnect(); clearTimeout(this.later); clearTimeout(this.asking); cancelAnimationFrame(this.frame); this.root.replaceChildren(); }
 }
 
 /* The source that a server answers: `query` names the map, as "record=…&layer=…&head=…". */

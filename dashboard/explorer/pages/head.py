@@ -12,9 +12,10 @@ from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 from probe.dashboard.explorer import tiles
 from probe.dashboard.explorer.page import Page
 from probe.dashboard.explorer.panels import PANELS, Panel, mount, wire
+from probe.dashboard.explorer.state import State
 from probe.deepzoom.single import distances
 from probe.deepzoom.zoom import kept_layers, zoom
-from probe.errors import InputError, RecordError
+from probe.errors import InputError, ProbeError, RecordError
 from probe.record import towers
 from probe.viz._head_figures import draw_distances, draw_links
 from probe.viz._map2d import draw_map2d
@@ -22,7 +23,6 @@ from probe.viz._map2d import draw_map2d
 if TYPE_CHECKING:
     from dash.development.base_component import Component
 
-    from probe.dashboard.explorer.state import State
     from probe.dashboard.explorer.store import Store
     from probe.viz._tiles import Tiles
 
@@ -34,11 +34,11 @@ _CELLS = 512
 def layout(state: State, store: Store) -> Component:
     """The map, and beside it the links of the chosen token and the distances; or what to capture."""
     try:
-        tower, layer, head = chosen(state, store)
+        chosen(state, store)
     except RecordError as error:
         return html.Div([_without(str(error)), mount(POOLED, wide=True)], className="panels")
     side = html.Div([mount(KEYS), mount(QUERIES), mount(DISTANCES)], className="beside")
-    return html.Div([_map(state, store, tower, layer, head), side], className="panels head-page")
+    return html.Div([_map(), side], className="panels head-page")
 
 
 def register(app: Dash, store: Store) -> None:
@@ -58,11 +58,12 @@ def register(app: Dash, store: Store) -> None:
         prevent_initial_call=True,
     )  # fmt: skip
     def other_head(used: Any) -> tuple[Any, str]:
-        from probe.dashboard.explorer.state import State
-
         state = State.from_fields(used or {})
-        where = chosen(state, store)
-        return _place(state, store, *where), _words(state, store, *where)
+        try:
+            where = chosen(state, store)
+            return _place(state, store, *where), _words(state, store, *where)
+        except ProbeError as error:
+            return html.Div(str(error), className="message", role="status"), ""
 
 
 def chosen(state: State, store: Store) -> tuple[str, int, int]:
@@ -87,7 +88,7 @@ def chosen(state: State, store: Store) -> tuple[str, int, int]:
     return tower, layer, head
 
 
-def _map(state: State, store: Store, tower: str, layer: int, head: int) -> Component:
+def _map() -> Component:
     """The panel of the map; its downloads are the region in sight."""
     taken: list[Component] = [html.Button("PNG", type="button", className="take", **{"data-zoom-picture": "1"})]
     taken += [
@@ -97,7 +98,7 @@ def _map(state: State, store: Store, tower: str, layer: int, head: int) -> Compo
         )
         for kind in ("csv", "parquet", "npz")
     ]  # fmt: skip
-    caption = html.P(_words(state, store, tower, layer, head), className="caption", id="head-map-caption-words")
+    caption = html.P(className="caption", id="head-map-caption-words")
     foot = html.Div(
         [caption, html.Details([html.Summary("Download"), html.Div(taken, className="takes")], className="download")],
         className="panel-foot",
@@ -106,7 +107,7 @@ def _map(state: State, store: Store, tower: str, layer: int, head: int) -> Compo
         dcc.Store(id="head-map-uses"),
         dcc.Store(id="head-map-fields", data=["record", "other", "tower", "sample", "layer", "head"]),
     ]
-    place = html.Div(_place(state, store, tower, layer, head), id="head-map-place")
+    place = html.Div(id="head-map-place")
     title = html.Div(html.H2(MAP.title), className="panel-head")
     return html.Section([title, place, foot, *stores], className="panel wide", id=MAP.id, **{"aria-label": MAP.title})
 
