@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dash import ALL, ClientsideFunction, Dash, Input, Output, dcc, html, no_update
 from dash import State as Given
 
+from probe.dashboard.explorer import downloads
 from probe.dashboard.explorer.page import Page, pages
 from probe.dashboard.explorer.safety import Access, protect
 from probe.dashboard.explorer.shell import failure, frame, lacking, navigation
@@ -44,8 +45,9 @@ def build(folder: str | Path, allowed: Access | None = None) -> Dash:
     )
     app.layout = _shell(known)
     _route(app, store, known)
-    for page in known.values():
+    for page in known.values():  # each wires its panels
         page.register(app, store)
+    downloads.serve(app, store)
     protect(app, allowed or Access())
     return app
 

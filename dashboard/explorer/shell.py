@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def navigation(known: Mapping[str, Page]) -> Component:
     """The bar with all pages, the permalink button and the switch of the theme."""
     links = [
-        html.A(page.title, href=f"/{name}", className="tab", **_data(page=name, key=str(number)))
+        html.A(page.title, href=f"/{name}", className="page-tab", **_data(page=name, key=str(number)))
         for number, (name, page) in enumerate(known.items(), start=1)
     ]
     buttons = [

@@ -43,6 +43,7 @@ class State:
         y: quantity along its vertical axis.
         sinks: "on", or "off" to leave sink tokens out.
         scale: "linear" or "log" colours and axes.
+        colour: what colours the tokens of a text: a statistic, or an explainer of token strips.
         by: unit of text: token, word, sentence or segment.
         text: a text that was typed.
         model: name of a model for what runs one.
@@ -66,6 +67,7 @@ class State:
     y: str = ""
     sinks: str = "on"
     scale: str = "linear"
+    colour: str = ""
     by: str = "token"
     text: str = ""
     model: str = ""

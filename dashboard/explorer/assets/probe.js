@@ -45,7 +45,7 @@
   }
 
   function mark(path) {
-    for (const link of document.querySelectorAll(".tab")) {
+    for (const link of document.querySelectorAll(".page-tab")) {
       const on = link.dataset.page === ((path || "/").replace(/\//g, "") || "records");
       link.classList.toggle("on", on);
       if (on) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
@@ -118,5 +118,5 @@
 
   window.dash_clientside = window.dash_clientside || {};
   window.dash_clientside.probe = Object.assign(window.dash_clientside.probe || {}, { route, selected, search, bar, uses, picked });
-  window.probe = { select, selection: () => current, encode, parse };
+  window.probe = Object.assign(window.probe || {}, { select, selection: () => current, encode, parse });
 })();
