@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dash import ALL, ClientsideFunction, Dash, Input, Output, dcc, html, no_update
 from dash import State as Given
 
-from probe.dashboard.explorer import downloads
+from probe.dashboard.explorer import downloads, text_routes
 from probe.dashboard.explorer.page import Page, pages
 from probe.dashboard.explorer.shell import failure, frame, lacking, navigation
 from probe.dashboard.explorer.state import State
@@ -46,6 +46,7 @@ def build(folder: str | Path) -> Dash:
     for page in known.values():  # each wires its panels
         page.register(app, store)
     downloads.serve(app, store)
+    text_routes.serve(app, store)
     return app
 
 
