@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dash import ALL, ClientsideFunction, Dash, Input, Output, dcc, html, no_update
 from dash import State as Given
 
-from probe.dashboard.explorer import downloads
+from probe.dashboard.explorer import downloads, text_routes
 from probe.dashboard.explorer.page import Page, pages
 from probe.dashboard.explorer.safety import Access, protect
 from probe.dashboard.explorer.shell import failure, frame, lacking, navigation
@@ -43,12 +43,13 @@ def build(folder: str | Path, allowed: Access | None = None) -> Dash:
         update_title=None,  # type: ignore[arg-type]
         add_log_handler=False,
     )
+    protect(app, allowed or Access())
     app.layout = _shell(known)
     _route(app, store, known)
     for page in known.values():  # each wires its panels
         page.register(app, store)
     downloads.serve(app, store)
-    protect(app, allowed or Access())
+    text_routes.serve(app, store)
     return app
 
 

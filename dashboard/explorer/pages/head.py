@@ -109,7 +109,7 @@ def _map() -> Component:
     ]
     place = html.Div(id="head-map-place")
     title = html.Div(html.H2(MAP.title), className="panel-head")
-    return html.Section([title, place, foot, *stores], className="panel wide", id=MAP.id, **{"aria-label": MAP.title})
+    return html.Section([title, place, foot, *stores], className="panel", id=MAP.id, **{"aria-label": MAP.title})
 
 
 def _place(state: State, store: Store, tower: str, layer: int, head: int) -> Component:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dash import Dash, Input, Output, dcc, html, no_update
+from dash import Dash, Input, Output, html, no_update
 from dash import State as Given
 
+from probe.dashboard.explorer.controls import menu, switch
 from probe.dashboard.explorer.page import Page
 from probe.dashboard.explorer.panels import Panel, mount, wire
 from probe.dashboard.explorer.quantities import difference, head_values, quantities
@@ -131,14 +132,14 @@ def layout(state: State, store: Store) -> Component:
     grid, other, apart, scatter, depth = PANELS
     controls = html.Div(
         [
-            _menu("statistic", "show", options, _shown(state, store)),
-            _switch("sinks", "sink tokens", (("on", "with"), ("off", "without")), state.sinks),
-            _switch("scale", "scale", (("linear", "linear"), ("log", "log")), state.scale),
+            menu("statistic", "show", options, _shown(state, store)),
+            switch("sinks", "sink tokens", (("on", "with"), ("off", "without")), state.sinks),
+            switch("scale", "scale", (("linear", "linear"), ("log", "log")), state.scale),
         ],
         className="controls",
     )
     first = [mount(grid), mount(other), mount(apart)] if state.other else [mount(grid), mount(depth)]
-    axes = [_menu("x", "across", options, x), _menu("y", "up", options, y)]
+    axes = [menu("x", "across", options, x), menu("y", "up", options, y)]
     rest = [mount(scatter, *axes, wide=not state.other)] + ([mount(depth)] if state.other else [])
     return html.Div([controls, html.Div([*first, *rest], className="panels")])
 
@@ -182,24 +183,6 @@ def _first(state: State, store: Store, at: int) -> str:
 def _compared(state: State) -> None:
     if not state.other:
         raise InputError("choose a second record under “compare with”")
-
-
-def _menu(field: str, label: str, options: list[dict[str, str]], value: str) -> Component:
-    menu = dcc.Dropdown(
-        options, value, id={"type": "select", "field": field}, clearable=False, className="menu"
-    )
-    return html.Label([html.Span(label), menu], className="field menu-field")
-
-
-def _switch(field: str, label: str, choices: tuple[tuple[str, str], ...], value: str) -> Component:
-    radio = dcc.RadioItems(
-        [{"label": text, "value": name} for name, text in choices],
-        value,
-        id={"type": "select", "field": field},
-        inline=True,
-        className="switch",
-    )
-    return html.Div([html.Span(label), radio], className="field", role="group", **{"aria-label": label})
 
 
 def _needs(tree: xr.DataTree) -> str | None:
