@@ -1,7 +1,7 @@
 /* Deep zoom into one attention map: tiles of codes, coloured here; drag to pan, wheel or pinch to zoom, arrows to walk.
    `source` answers: about(), tile(reduce, size, row, column) -> Blob, cell(query, key), curve(side, size, block) -> Float32Array,
    texts(side, first, last). Nothing here knows whether a server or a notebook's kernel answers. */
-const LABELS = 92, TOP = 74, BAND = 40, EDGE = 58, HELD = 160, DECADES = 3;
+const LABELS = 92, TOP = 62, BAND = 40, EDGE = 58, HELD = 160, DECADES = 3;
 const css = (node, name, other) => getComputedStyle(node).getPropertyValue(name).trim() || other;
 const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
 const said = (p) => p === null ? "hidden by the rules" : p === 0 ? "0" : p >= 0.001 ? p.toFixed(p >= 0.1 ? 3 : 4) : p.toExponential(1);
