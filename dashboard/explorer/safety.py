@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
+from dash.exceptions import DashException
 from flask import Response, abort, jsonify, make_response, redirect, request
 from werkzeug.exceptions import HTTPException
 
@@ -40,7 +41,7 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
-_PAYLOAD = (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError)
+_PAYLOAD = (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError, RecursionError)
 """What a callback raises over values that no panel of ours sends: Dash itself checks no types."""
 
 
@@ -93,6 +94,7 @@ def protect(app: Dash, allowed: Access) -> None:
     server.after_request(lambda answer: _headers(app, answer))
     server.register_error_handler(HTTPException, _refused)
     server.register_error_handler(ProbeError, lambda error: _said(400, str(error)))
+    server.register_error_handler(DashException, lambda error: _said(404, "Dash knows no such part"))  # noqa: ARG005
     for kind in _PAYLOAD:
         server.register_error_handler(kind, _unusable)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
+from dash import State as Given
 
 from probe.dashboard.explorer import tiles
 from probe.dashboard.explorer.page import Page
@@ -55,10 +56,10 @@ def register(app: Dash, store: Store) -> None:
 
     @app.callback(
         Output("head-map-place", "children"), Output("head-map-caption-words", "children"), Input("head-map-uses", "data"),
-        prevent_initial_call=True,
+        Given("selection", "data"), prevent_initial_call=True,
     )  # fmt: skip
-    def other_head(used: Any) -> tuple[Any, str]:
-        state = State.from_fields(used or {})
+    def other_head(used: Any, selection: Any) -> tuple[Any, str]:
+        state = State.from_fields({**(selection or {}), **(used or {})})
         try:
             where = chosen(state, store)
             return _place(state, store, *where), _words(state, store, *where)
