@@ -8,6 +8,7 @@ from dash import ALL, ClientsideFunction, Dash, Input, Output, dcc, html, no_upd
 from dash import State as Given
 
 from probe.dashboard.explorer import downloads, text_routes
+from probe.dashboard.explorer.background import manager
 from probe.dashboard.explorer.page import Page, pages
 from probe.dashboard.explorer.shell import failure, frame, lacking, navigation
 from probe.dashboard.explorer.state import State
@@ -40,6 +41,7 @@ def build(folder: str | Path) -> Dash:
         suppress_callback_exceptions=True,
         update_title=None,  # type: ignore[arg-type]
         add_log_handler=False,
+        background_callback_manager=manager(store.jobs.folder),
     )
     app.layout = _shell(known)
     _route(app, store, known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 from probe.dashboard.failure import say
@@ -33,6 +34,7 @@ def open_explorer(folder: str | Path = "runs", *, host: str = HOST, port: int = 
         server = make_server(host, port, app.server, threaded=True)
     except (OSError, SystemExit) as error:
         raise InputError(f"port {port} of {host} cannot be had: give another with --port") from error
+    threading.Thread(target=_warm, daemon=True).start()
     say(f"explorer of {Path(folder)}: http://{host}:{server.server_port}/ (Ctrl+C ends it)")
     try:
         server.serve_forever()
@@ -41,3 +43,12 @@ def open_explorer(folder: str | Path = "runs", *, host: str = HOST, port: int = 
     finally:
         server.server_close()
     return 0
+
+
+def _warm() -> None:
+    """Import what the first page would wait for, while the browser still opens."""
+    from probe import explainers as ex
+    from probe.deepzoom import zoom  # noqa: F401 - imports torch
+    from probe.viz import _along, _heads  # noqa: F401
+
+    ex.registry()
