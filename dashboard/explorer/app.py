@@ -8,6 +8,7 @@ from dash import ALL, ClientsideFunction, Dash, Input, Output, dcc, html, no_upd
 from dash import State as Given
 
 from probe.dashboard.explorer import downloads, text_routes
+from probe.dashboard.explorer.background import manager
 from probe.dashboard.explorer.page import Page, pages
 from probe.dashboard.explorer.safety import Access, protect
 from probe.dashboard.explorer.shell import failure, frame, lacking, navigation
@@ -42,6 +43,7 @@ def build(folder: str | Path, allowed: Access | None = None) -> Dash:
         suppress_callback_exceptions=True,
         update_title=None,  # type: ignore[arg-type]
         add_log_handler=False,
+        background_callback_manager=manager(store.jobs.folder),
     )
     protect(app, allowed or Access())
     app.layout = _shell(known)

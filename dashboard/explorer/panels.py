@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dash import ClientsideFunction, Dash, Input, Output, dcc, html
+from dash import ClientsideFunction, Dash, Input, Output, dcc, html, no_update
 
 from probe.dashboard.explorer.state import State
 from probe.errors import ProbeError
@@ -151,4 +151,4 @@ def filled(panel: Panel, state: State, store: Store) -> tuple[Any, dict[str, str
         said = html.Div(
             [html.Strong("Nothing to show here. "), str(error)], className="message", role="status"
         )
-        return {}, {"display": "none"}, said, ""
+        return no_update, {"display": "none"}, said, ""

@@ -163,7 +163,8 @@ def sink_positions(state: State, store: Store) -> NDArray[np.int64]:
         from probe import explainers as ex
 
         tower = tower_name(state, tree)
-        strip = ex.sink_tokens(tree, sample=state.sample, tower=tower)
+        few = max(8, tree[tower].sizes["query"] // 4)  # the last tokens are seen by their neighbours alone
+        strip = ex.sink_tokens(tree, sample=state.sample, tower=tower, min_queries=few)
         seen = np.flatnonzero(tree[tower]["seen_by"].isel(sample=state.sample, layer=0).values > 0)
         return np.union1d(seen[:1], seen[np.nan_to_num(strip["sink_heads"].values) >= SINK_HEADS])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 from probe.dashboard.failure import say
@@ -41,6 +42,7 @@ def open_explorer(folder: str | Path = "runs", *, host: str = HOST, port: int = 
         say(f"warning: other machines can reach this explorer at {host}; who has the token sees every record of the folder")
     query = f"?token={allowed.token}" if allowed.token else ""
     say(f"explorer of {Path(folder)}: http://{host}:{server.server_port}/{query} (Ctrl+C ends it)")
+    threading.Thread(target=_warm, daemon=True).start()
     try:
         server.serve_forever()
     except KeyboardInterrupt:
@@ -48,3 +50,12 @@ def open_explorer(folder: str | Path = "runs", *, host: str = HOST, port: int = 
     finally:
         server.server_close()
     return 0
+
+
+def _warm() -> None:
+    """Import what the first page would wait for, while the browser still opens."""
+    from probe import explainers as ex
+    from probe.deepzoom import zoom  # noqa: F401 - imports torch
+    from probe.viz import _along, _heads  # noqa: F401
+
+    ex.registry()

@@ -49,6 +49,9 @@ class State:
         model: name of a model for what runs one.
         method: name of a method, of a page that offers several.
         calibration: name of a calibration file in the explorer's folder.
+        beta: percent of its weight that a sink keeps.
+        picture: id of a picture that was dropped on this server.
+        job: id of a job whose results are shown.
         part: a page's own choice of a layer's name, an image's map or the like.
     """
 
@@ -73,6 +76,9 @@ class State:
     model: str = ""
     method: str = ""
     calibration: str = ""
+    beta: int = 40
+    picture: str = ""
+    job: str = ""
     part: str = ""
 
     @classmethod
@@ -153,6 +159,9 @@ class State:
 _TYPES = {f.name: str if isinstance(f.default, str) else int for f in fields(State)}
 
 
+_ALWAYS = ("sample", "beta")
+
+
 def _checked(name: str, value: Any) -> Any:
     if name not in _TYPES:
         raise InputError(f"a state has no field {name!r}; it has: {', '.join(_TYPES)}")
@@ -160,12 +169,13 @@ def _checked(name: str, value: Any) -> Any:
 
 
 def _number(name: str, value: Any) -> int | None:
-    if value is None and name != "sample":
+    if value is None and name not in _ALWAYS:
         return None
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,10}", value):
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST:
-        raise InputError(f"{name} = {str(value)[:60]!r}, expected a whole number from 0 to {LARGEST}")
+    most = 100 if name == "beta" else LARGEST
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise InputError(f"{name} = {str(value)[:60]!r}, expected a whole number from 0 to {most}")
     return value
 
 

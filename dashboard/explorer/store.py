@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from probe.dashboard.explorer.entry import Entry, entry_of
+from probe.dashboard.explorer.jobs import Jobs
 from probe.errors import InputError, RecordError
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Store:
             raise InputError(f"{folder}: no such folder; give the folder that holds your records")
         self.only = place.name if is_record(place) else None
         self.folder = place.parent if self.only else place
+        self.jobs = Jobs()
         self._results: _Bounded = _Bounded(cache)
         self._trees: OrderedDict[tuple[str, int], xr.DataTree] = OrderedDict()
         self._lock = threading.RLock()

@@ -116,7 +116,13 @@
     select(Object.fromEntries(names.map((n, i) => [n, values[i]])));
   }
 
+  /* A job is done: the selection names it, and the panels show it. */
+  function finished(fields) {
+    if (fields) select(fields);
+    return none();
+  }
+
   window.dash_clientside = window.dash_clientside || {};
-  window.dash_clientside.probe = Object.assign(window.dash_clientside.probe || {}, { route, selected, search, bar, uses, picked });
+  window.dash_clientside.probe = Object.assign(window.dash_clientside.probe || {}, { route, selected, search, bar, uses, picked, finished });
   window.probe = Object.assign(window.probe || {}, { select, selection: () => current, encode, parse });
 })();
