@@ -30,21 +30,37 @@ def draw_links(links: xr.Dataset) -> go.Figure:
     names = ("query", "key") if query else ("key", "query")
     figure = go.Figure(
         go.Bar(
-            x=weights, y=np.arange(len(weights)), orientation="h", marker_color=theme.SUPPORT,
+            x=weights,
+            y=np.arange(len(weights)),
+            orientation="h",
+            marker_color=theme.SUPPORT,
             customdata=np.stack([links["at"].values, np.full(len(weights), links.attrs["position"])], 1),
-            text=[f"{w:.3g}" for w in weights], textposition="outside", cliponaxis=False,
+            text=[f"{w:.3g}" for w in weights],
+            textposition="outside",
+            cliponaxis=False,
             hovertemplate=f"{names[1]} %{{customdata[0]}}<br>weight %{{x:.5g}}<extra></extra>",
         )
-    )  # fmt: skip
+    )
     of = f"{names[0]} {links.attrs['position']:,} “{html.escape(shorten(visible(links.attrs['of_text']), 20))}”"
     story = f"{of} {'looks at' if query else 'is looked at by'} …"
     figure.update_layout(
         **theme.layout(
-            height=max(220, 26 * len(weights) + 92), margin={"l": 8, "r": 56, "t": 52, "b": 34}, showlegend=False,
-            title={"text": story, "font": {"size": 14}, "x": 0.02, "xref": "container", "y": 1, "yanchor": "top", "pad": {"t": 12}},
-            meta={"select": [names[1], names[0]]}, bargap=0.25,
+            height=max(220, 26 * len(weights) + 92),
+            margin={"l": 8, "r": 56, "t": 52, "b": 34},
+            showlegend=False,
+            title={
+                "text": story,
+                "font": {"size": 14},
+                "x": 0.02,
+                "xref": "container",
+                "y": 1,
+                "yanchor": "top",
+                "pad": {"t": 12},
+            },
+            meta={"select": [names[1], names[0]]},
+            bargap=0.25,
         )
-    )  # fmt: skip
+    )
     figure.update_yaxes(
         tickvals=np.arange(len(words)), ticktext=words, autorange="reversed", automargin=True, showgrid=False
     )
@@ -64,20 +80,38 @@ def draw_distances(distances: xr.Dataset) -> go.Figure:
     bars = {"type": "data", "array": error, "color": theme.MUTED, "thickness": 1} if error.any() else None
     figure = go.Figure(
         go.Bar(
-            x=np.arange(len(names)), y=mass, marker_color=theme.SUPPORT, error_y=bars, customdata=np.array(names, dtype=object),
+            x=np.arange(len(names)),
+            y=mass,
+            marker_color=theme.SUPPORT,
+            error_y=bars,
+            customdata=np.array(names, dtype=object),
             hovertemplate="%{customdata} positions away: %{y:.2%} of the attention<extra></extra>",
         )
-    )  # fmt: skip
+    )
     reached = int(np.searchsorted(np.cumsum(mass), mass.sum() / 2))
     story = f"half of the attention stays within {int(last[min(reached, len(last) - 1)]):,} positions"
     figure.update_layout(
         **theme.layout(
-            height=300, margin={"l": 8, "r": 16, "t": 44, "b": 60}, showlegend=False, bargap=0.15,
-            title={"text": story, "font": {"size": 14}, "x": 0.02, "xref": "container", "y": 1, "yanchor": "top", "pad": {"t": 12}},
+            height=300,
+            margin={"l": 8, "r": 16, "t": 44, "b": 60},
+            showlegend=False,
+            bargap=0.15,
+            title={
+                "text": story,
+                "font": {"size": 14},
+                "x": 0.02,
+                "xref": "container",
+                "y": 1,
+                "yanchor": "top",
+                "pad": {"t": 12},
+            },
         )
-    )  # fmt: skip
+    )
     figure.update_xaxes(
-        tickvals=np.arange(len(names)), ticktext=names, title_text="distance between query and key, positions", tickangle=-45
+        tickvals=np.arange(len(names)),
+        ticktext=names,
+        title_text="distance between query and key, positions",
+        tickangle=-45,
     )
     figure.update_yaxes(tickformat=".0%", automargin=True, title_text="share of a row", zeroline=False)
     return figure

@@ -82,7 +82,8 @@ class Tiles:
         self._tree = xr.DataTree.from_dict({f"/qkv/{stream}/{layer}": self.one})
         self._tower = record[stream].to_dataset()
         self._texts = {
-            side: positions(record, stream, side)["text"].isel(sample=sample).values for side in ("queries", "keys")
+            side: positions(record, stream, side)["text"].isel(sample=sample).values
+            for side in ("queries", "keys")
         }
 
     @property
@@ -140,13 +141,17 @@ class Tiles:
         """
         largest = self.largest(reduce)
         if size < 1 or size & (size - 1) or size > largest:
-            raise InputError(f"size: got {size}, expected a power of two up to {largest} for {reduce!r} of this map")
+            raise InputError(
+                f"size: got {size}, expected a power of two up to {largest} for {reduce!r} of this map"
+            )
         spans = [
             (at * SIDE * size, min((at + 1) * SIDE * size, length))
             for at, length in zip((row, column), self.shape, strict=True)
         ]
         if any(not 0 <= first < last for first, last in spans):
-            raise InputError(f"tile: got row {row}, column {column}, which lie beyond the map at {size} positions a cell")
+            raise InputError(
+                f"tile: got row {row}, column {column}, which lie beyond the map at {size} positions a cell"
+            )
         live = (self.about()["exact_to"][reduce] * SIDE) ** 2 if f"pyramid_{reduce}" in self.one else None
         seen = zoom(
             self._tree, layer=self.layer, head=self.head, stream=self.stream, rows=spans[0], columns=spans[1], size=size,
@@ -168,7 +173,9 @@ class Tiles:
             "query_text": str(self._texts["queries"][query]), "key_text": str(self._texts["keys"][key]),
         }  # fmt: skip
 
-    def links(self, *, query: int | None = None, key: int | None = None, links: int = 12) -> list[dict[str, Any]]:
+    def links(
+        self, *, query: int | None = None, key: int | None = None, links: int = 12
+    ) -> list[dict[str, Any]]:
         """The strongest keys of a query, or queries of a key: number, text and exact weight, strongest first.
 
         Raises:
@@ -179,7 +186,8 @@ class Tiles:
         numbers, weights = strongest(self.one, links, query=query, key=key)
         texts = self._texts["keys" if query is not None else "queries"]
         return [
-            {"at": int(n), "text": str(texts[n]), "weight": float(w)} for n, w in zip(numbers, weights, strict=True)
+            {"at": int(n), "text": str(texts[n]), "weight": float(w)}
+            for n, w in zip(numbers, weights, strict=True)
         ]
 
     def texts(self, side: str, first: int, last: int) -> list[str]:

@@ -1,8 +1,8 @@
 """Who may ask the explorer, for what, and what its answers allow a browser to do.
 
-On the loopback address only requests that name this machine as their host are answered, so that no web page can reach the records
-by pointing its own name here. Any other address takes an explicit word and a token. Requests that are too large, come from another
-site or are no callback of this app end in a 4xx.
+On the loopback address only requests that name this machine as their host are answered, so that no web page can reach the
+records by pointing its own name here. Any other address takes an explicit word and a token. Requests that are too large, come
+from another site or are no callback of this app end in a 4xx.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def access(host: str, *, expose: bool = False, token: str | None = None) -> Acce
             f"host {host!r} can be reached from other machines: give --expose too if that is meant, or leave --host out"
         )
     if token is not None and len(token) < 16:
-        raise InputError(f"token: got {len(token)} characters, expected at least 16; leave it out to have one made")
+        raise InputError(
+            f"token: got {len(token)} characters, expected at least 16; leave it out to have one made"
+        )
     return Access(None, token or secrets.token_urlsafe(24))
 
 
@@ -106,7 +108,8 @@ def _entrance(allowed: Access) -> Any:
     site = request.headers.get("Sec-Fetch-Site", "none")
     origin = request.headers.get("Origin")
     if request.method not in ("GET", "HEAD") and (
-        site not in ("same-origin", "none") or (origin is not None and urlsplit(origin).netloc != request.host)
+        site not in ("same-origin", "none")
+        or (origin is not None and urlsplit(origin).netloc != request.host)
     ):
         abort(403, "a request of another site")
     if allowed.token is None:
@@ -140,7 +143,9 @@ def _callback(app: Dash) -> None:
             abort(400, f"a callback: expected {len(expected)} {name}")
         for one in given:
             several = one if isinstance(one, list) else [one]
-            if not all(isinstance(x, dict) and "id" in x and isinstance(x.get("property"), str) for x in several):
+            if not all(
+                isinstance(x, dict) and "id" in x and isinstance(x.get("property"), str) for x in several
+            ):
                 abort(400, f"a callback: each of its {name} needs an id and a property")
     changed = body.get("changedPropIds", [])
     if not isinstance(changed, list) or not all(isinstance(x, str) for x in changed):
@@ -149,7 +154,9 @@ def _callback(app: Dash) -> None:
 
 def _check_outputs(outputs: Any) -> None:
     flat = outputs if isinstance(outputs, list) else [outputs]
-    if not all(isinstance(x, (dict, list)) and (isinstance(x, list) or {"id", "property"} <= set(x)) for x in flat):
+    if not all(
+        isinstance(x, (dict, list)) and (isinstance(x, list) or {"id", "property"} <= set(x)) for x in flat
+    ):
         abort(400, "a callback: each of its outputs needs an id and a property")
 
 

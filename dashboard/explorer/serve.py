@@ -11,7 +11,14 @@ from probe.errors import InputError
 HOST, PORT = "127.0.0.1", 8050
 
 
-def open_explorer(folder: str | Path = "runs", *, host: str = HOST, port: int = PORT, expose: bool = False, token: str | None = None) -> int:
+def open_explorer(
+    folder: str | Path = "runs",
+    *,
+    host: str = HOST,
+    port: int = PORT,
+    expose: bool = False,
+    token: str | None = None,
+) -> int:
     """Show the records of a folder in the browser until interrupted.
 
     Args:
@@ -39,7 +46,9 @@ def open_explorer(folder: str | Path = "runs", *, host: str = HOST, port: int = 
     except (OSError, SystemExit) as error:
         raise InputError(f"port {port} of {host} cannot be had: give another with --port") from error
     if allowed.hosts is None:
-        say(f"warning: other machines can reach this explorer at {host}; who has the token sees every record of the folder")
+        say(
+            f"warning: other machines can reach this explorer at {host}; who has the token sees every record of the folder"
+        )
     query = f"?token={allowed.token}" if allowed.token else ""
     say(f"explorer of {Path(folder)}: http://{host}:{server.server_port}/{query} (Ctrl+C ends it)")
     threading.Thread(target=_warm, daemon=True).start()

@@ -1,7 +1,7 @@
 """What the deep zoom asks the server for: tiles, cells, texts and curves of one kept map, each answer small.
 
-`/_zoom/<what>?record=…&tower=…&layer=…&head=…&sample=…`. Maps and tiles are held in the store's one bounded cache; what cannot be
-answered is a 4xx with one line as JSON.
+`/_zoom/<what>?record=…&tower=…&layer=…&head=…&sample=…`. Maps and tiles are held in the store's one bounded cache;
+what cannot be answered is a 4xx with one line as JSON.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ def _tile(store: Store) -> Response:
     reduce, (size, row, column) = _word("reduce"), (_number(name) for name in ("size", "row", "column"))
     where = _where()
     key = ("tile", *where[1:], reduce, size, row, column)
-    picture = store.hold(where[0], key, lambda: Picture(map_of(store, *where).tile(reduce, size, row, column)))
+    picture = store.hold(
+        where[0], key, lambda: Picture(map_of(store, *where).tile(reduce, size, row, column))
+    )
     found = Response(picture.data, mimetype="image/png")
     found.headers["Cache-Control"] = f"private, max-age={_SECONDS}" if "v" in request.args else "no-cache"
     return found

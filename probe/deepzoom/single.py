@@ -1,4 +1,4 @@
-"""Single entries, rows and columns of a kept map: exact weights, computed from q, k and the rows' log-sum-exps when asked for."""
+"""Single entries, rows and columns of a kept map: exact weights, computed from q, k and log-sum-exps when asked for."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ _TOGETHER = 32
 
 
 def alone(kept: xr.Dataset, head: int, sample: int) -> xr.Dataset:
-    """One head of one sample as a kept layer of its own; q, k and log-sum-exps in memory, values left out, pooled maps as they lie.
+    """One head of one sample as a kept layer of its own: q, k and log-sum-exps in memory, pooled maps as they lie, no values.
 
     Args:
         kept: a group `/qkv/<stream>/<layer>` of a record.
@@ -65,7 +65,9 @@ def entries(one: xr.Dataset, rows: range, keys: range, what: str = "prob") -> Ar
     return values
 
 
-def strongest(one: xr.Dataset, links: int, *, query: int | None = None, key: int | None = None) -> tuple[Array, Array]:
+def strongest(
+    one: xr.Dataset, links: int, *, query: int | None = None, key: int | None = None
+) -> tuple[Array, Array]:
     """The strongest keys of a query, or the queries that attend most to a key: numbers and exact weights, strongest first.
 
     Args:
@@ -124,10 +126,17 @@ def distances(one: xr.Dataset, most: int = 256) -> xr.Dataset:
     error = taken.std(0, ddof=1) / np.sqrt(len(taken)) if step > 1 else np.zeros(len(edges))
     coords = {"first": ("bin", np.array(edges)), "last": ("bin", np.array([*edges[1:], last + 1]) - 1)}
     return xr.Dataset(
-        {"mass": ("bin", taken.mean(0)), "error": ("bin", error)}, coords, {"queries": len(taken), "step": step, "unit": "probability"}
+        {"mass": ("bin", taken.mean(0)), "error": ("bin", error)},
+        coords,
+        {"queries": len(taken), "step": step, "unit": "probability"},
     )
 
 
 def _operator(one: xr.Dataset) -> tuple[Tensor, Tensor, Tensor, ScoreSpec]:
     q, k, lse = (tensor(one[name].variable) for name in ("q", "k", "lse"))
-    return q, k, lse.to(torch.float64 if q.dtype == torch.float64 else torch.float32), of_heads(rules_of(one), [0])
+    return (
+        q,
+        k,
+        lse.to(torch.float64 if q.dtype == torch.float64 else torch.float32),
+        of_heads(rules_of(one), [0]),
+    )

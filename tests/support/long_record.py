@@ -29,7 +29,9 @@ def made_up_head(n, seed=0):
     return q[None, None], k[None, None]
 
 
-def write(n, store, stats=("entropy", "received", "max_prob", "max_key"), reduce=("mean", "max"), progress=print):
+def write(
+    n, store, stats=("entropy", "received", "max_prob", "max_key"), reduce=("mean", "max"), progress=print
+):
     """Write a record with one head of N tokens, kept with pooled maps."""
     import numpy as np
     import xarray as xr

@@ -50,14 +50,19 @@ def register(app: Dash, store: Store) -> None:
     PANELS[MAP.id] = MAP  # its picture is the deep zoom's own
     app.clientside_callback(
         ClientsideFunction("probe", "uses"),
-        Output("head-map-uses", "data"), Input("selection", "data"), Input("head-map-fields", "data"),
-    )  # fmt: skip
+        Output("head-map-uses", "data"),
+        Input("selection", "data"),
+        Input("head-map-fields", "data"),
+    )
     app.clientside_callback(ClientsideFunction("deepzoom", "followed"), Input("selection", "data"))
 
     @app.callback(
-        Output("head-map-place", "children"), Output("head-map-caption-words", "children"), Input("head-map-uses", "data"),
-        Given("selection", "data"), prevent_initial_call=True,
-    )  # fmt: skip
+        Output("head-map-place", "children"),
+        Output("head-map-caption-words", "children"),
+        Input("head-map-uses", "data"),
+        Given("selection", "data"),
+        prevent_initial_call=True,
+    )
     def other_head(used: Any, selection: Any) -> tuple[Any, str]:
         state = State.from_fields({**(selection or {}), **(used or {})})
         try:
@@ -78,10 +83,14 @@ def chosen(state: State, store: Store) -> tuple[str, int, int]:
     tower = state.tower or (towers(tree) or [""])[0]
     kept = kept_layers(tree, tower)
     if not kept:
-        raise RecordError(f"{state.record} kept no queries and keys of /{tower}, so that its maps cannot be computed again")
+        raise RecordError(
+            f"{state.record} kept no queries and keys of /{tower}, so that its maps cannot be computed again"
+        )
     layer = kept[0] if state.layer is None else state.layer
     if layer not in kept:
-        raise InputError(f"layer {layer}: the record kept queries and keys of the layers {_listed(kept)} only")
+        raise InputError(
+            f"layer {layer}: the record kept queries and keys of the layers {_listed(kept)} only"
+        )
     heads = [int(h) for h in tree[f"qkv/{tower}/{layer}"]["head"].values]
     head = heads[0] if state.head is None else state.head
     if head not in heads:
@@ -91,17 +100,27 @@ def chosen(state: State, store: Store) -> tuple[str, int, int]:
 
 def _map() -> Component:
     """The panel of the map; its downloads are the region in sight."""
-    taken: list[Component] = [html.Button("PNG", type="button", className="take", **{"data-zoom-picture": "1"})]
+    taken: list[Component] = [
+        html.Button("PNG", type="button", className="take", **{"data-zoom-picture": "1"})
+    ]
     taken += [
         html.A(
-            kind.upper(), href=f"/_data/{MAP.id}.{kind}", className="take", download="",
+            kind.upper(),
+            href=f"/_data/{MAP.id}.{kind}",
+            className="take",
+            download="",
             **{"data-panel": MAP.id, "data-kind": kind},
         )
         for kind in ("csv", "parquet", "npz")
-    ]  # fmt: skip
+    ]
     caption = html.P(className="caption", id="head-map-caption-words")
     foot = html.Div(
-        [caption, html.Details([html.Summary("Download"), html.Div(taken, className="takes")], className="download")],
+        [
+            caption,
+            html.Details(
+                [html.Summary("Download"), html.Div(taken, className="takes")], className="download"
+            ),
+        ],
         className="panel-foot",
     )
     stores = [
@@ -110,27 +129,41 @@ def _map() -> Component:
     ]
     place = html.Div(id="head-map-place")
     title = html.Div(html.H2(MAP.title), className="panel-head")
-    return html.Section([title, place, foot, *stores], className="panel", id=MAP.id, **{"aria-label": MAP.title})
+    return html.Section(
+        [title, place, foot, *stores], className="panel", id=MAP.id, **{"aria-label": MAP.title}
+    )
 
 
 def _place(state: State, store: Store, tower: str, layer: int, head: int) -> Component:
     told: dict[str, Any] = {
         "map": {"record": state.record, "tower": tower, "layer": layer, "head": head, "sample": state.sample},
-        "stamp": store.entry(state.record).created, "query": state.query, "key": state.key, "region": state.region,
-    }  # fmt: skip
+        "stamp": store.entry(state.record).created,
+        "query": state.query,
+        "key": state.key,
+        "region": state.region,
+    }
     return html.Div(className="deepzoom-place", key=json.dumps(told["map"]), **{"data-map": json.dumps(told)})
 
 
 def _words(state: State, store: Store, tower: str, layer: int, head: int) -> str:
     about = _tiles(state, store).about()
-    pooled = [name for name, size in about["largest"].items() if size * about["side"] >= max(about["queries"], about["keys"])]
-    left = "" if len(pooled) == 2 else f" The largest of a cell was not pooled at capture: zoom in for “max” (up to {about['largest']['max']} pairs a side)."
+    pooled = [
+        name
+        for name, size in about["largest"].items()
+        if size * about["side"] >= max(about["queries"], about["keys"])
+    ]
+    left = (
+        ""
+        if len(pooled) == 2
+        else f" The largest of a cell was not pooled at capture: “max” needs cells of up to {about['largest']['max']} pairs a side."
+    )
     facts = [
         str(store.open(state.record)[tower][name].sel(layer=layer).values)
-        for name in ("rule", "backend") if name in store.open(state.record)[tower].coords
-    ]  # fmt: skip
+        for name in ("rule", "backend")
+        if name in store.open(state.record)[tower].coords
+    ]
     return (
-        f"Attention weights (probabilities) of layer {layer}, head {head}: {about['queries']:,} queries × {about['keys']:,} keys, "
+        f"Attention weights (probabilities), layer {layer}, head {head}: {about['queries']:,} queries × {about['keys']:,} keys, "
         f"{', '.join(facts)}. Nothing is left out; grey pairs are hidden by the rules.{left}"
     )
 
@@ -144,9 +177,15 @@ def _seen(state: State, store: Store) -> xr.Dataset:
     tower, layer, head = chosen(state, store)
     rows, columns = state.rows_and_columns or (None, None)
     return zoom(
-        store.open(state.record), layer=layer, head=head, stream=tower, sample=state.sample, rows=rows, columns=columns,
+        store.open(state.record),
+        layer=layer,
+        head=head,
+        stream=tower,
+        sample=state.sample,
+        rows=rows,
+        columns=columns,
         cells=(_CELLS, _CELLS),
-    )  # fmt: skip
+    )
 
 
 def _links(of: str) -> Any:
@@ -156,9 +195,19 @@ def _links(of: str) -> Any:
             raise InputError(f"Click a cell of the map, or type a {of} above, to see its strongest links.")
         one = _tiles(state, store)
         found = one.links(**{of: at}, links=LINKS)
-        columns = {name: ("link", np.array([link[name] for link in found], dtype=kind)) for name, kind in (("at", np.int64), ("weight", np.float32), ("text", object))}
+        columns = {
+            name: ("link", np.array([link[name] for link in found], dtype=kind))
+            for name, kind in (("at", np.int64), ("weight", np.float32), ("text", object))
+        }
         side = "queries" if of == "query" else "keys"
-        attrs = {"of": of, "position": at, "of_text": one.texts(side, at, at + 1)[0], "layer": one.layer, "head": one.head, "unit": "probability"}
+        attrs = {
+            "of": of,
+            "position": at,
+            "of_text": one.texts(side, at, at + 1)[0],
+            "layer": one.layer,
+            "head": one.head,
+            "unit": "probability",
+        }
         return xr.Dataset(columns, attrs=attrs)
 
     return result
@@ -174,13 +223,15 @@ def _link_words(links: xr.Dataset, state: State) -> str:  # noqa: ARG001 - the f
 
 def _distances(state: State, store: Store) -> xr.Dataset:
     where = chosen(state, store)
-    return store.hold(state.record, ("distances", *where, state.sample), lambda: distances(_tiles(state, store).one))
+    return store.hold(
+        state.record, ("distances", *where, state.sample), lambda: distances(_tiles(state, store).one)
+    )
 
 
 def _distance_words(found: xr.Dataset, state: State) -> str:  # noqa: ARG001 - the face of all captions
     taken = f"the mean of every query ({found.attrs['queries']:,})"
     if found.attrs["step"] > 1:
-        taken = f"every {found.attrs['step']:,}-th query ({found.attrs['queries']}), each exactly; lines: one standard error between them"
+        taken = f"every {found.attrs['step']:,}-th query ({found.attrs['queries']}), each exactly; lines: one standard error"
     return f"Share of a row's attention (probability) by distance: {taken}."
 
 
@@ -191,23 +242,43 @@ def _pooled(state: State, store: Store) -> xr.Dataset:
         raise InputError("The record holds no pooled map either (capture with --stats …,pooled).")
     layer = int(tree[tower]["layer"].values[0]) if state.layer is None else state.layer
     data = tree[tower]["pooled"].isel(sample=state.sample).sel(layer=layer, head=state.head or 0)
-    spans = [f"{a}–{b - 1}" for a, b in zip(tree[tower]["column_start"].values, tree[tower]["column_stop"].values, strict=True)]
+    spans = [
+        f"{a}–{b - 1}"
+        for a, b in zip(tree[tower]["column_start"].values, tree[tower]["column_stop"].values, strict=True)
+    ]
     names = np.array([str(a) for a in tree[tower]["row_start"].values], dtype=object)
     return xr.Dataset(
-        {"pooled": (("row", "column"), data.values)}, {"row": names, "column": np.arange(len(spans)), "text": ("column", np.array(spans, dtype=object))},
-        {"kind": "map2d", "value": "pooled", "unit": "probability", "row_title": "query", "column_title": "keys", "margin": "", "title": "Pooled map", "explainer": "", "log": True},
-    )  # fmt: skip
+        {"pooled": (("row", "column"), data.values)},
+        {"row": names, "column": np.arange(len(spans)), "text": ("column", np.array(spans, dtype=object))},
+        {
+            "kind": "map2d",
+            "value": "pooled",
+            "unit": "probability",
+            "row_title": "query",
+            "column_title": "keys",
+            "margin": "",
+            "title": "Pooled map",
+            "explainer": "",
+            "log": True,
+        },
+    )
 
 
 def _without(why: str) -> Component:
     return html.Div(
         [
             html.H2("This record cannot be zoomed into"),
-            html.P(f"{why}. Capture again and keep them, for some heads or for all (`--keep LAYER:HEADS`, may be repeated):"),
-            html.Pre("probe capture --model smollm2 --text-file book.txt --keep 3:0-8 --stats entropy,received,pooled --out runs/book.zarr"),
+            html.P(
+                f"{why}. Capture again and keep them, for some heads or for all (`--keep LAYER:HEADS`, may be repeated):"
+            ),
+            html.Pre(
+                "probe capture --model smollm2 --text-file book.txt --keep 3:0,1 --stats entropy,received,pooled "
+                "--out runs/book.zarr"
+            ),
         ],
-        className="state error", role="status",
-    )  # fmt: skip
+        className="state error",
+        role="status",
+    )
 
 
 def _listed(numbers: list[int]) -> str:
@@ -215,15 +286,65 @@ def _listed(numbers: list[int]) -> str:
 
 
 def _needs(tree: xr.DataTree) -> str | None:
-    return None if towers(tree) else "This record holds maps of a picture network and no attention; see the page Image."
+    return (
+        None
+        if towers(tree)
+        else "This record holds maps of a picture network and no attention; see the page Image."
+    )
 
 
 MAP = Panel(
-    "head-map", "The map, from the whole to a single weight", ("layer", "head", "region"), _seen,
-    lambda seen, _: draw_map2d(seen), lambda seen, _: f"{seen.sizes['row']} × {seen.sizes['column']} cells",
-)  # fmt: skip
-KEYS = Panel("head-keys", "Where the chosen query looks", ("layer", "head", "query"), _links("query"), lambda links, _: draw_links(links), _link_words, 300)
-QUERIES = Panel("head-queries", "Who looks at the chosen key", ("layer", "head", "key"), _links("key"), lambda links, _: draw_links(links), _link_words, 300)
-DISTANCES = Panel("head-distances", "How far the head looks", ("layer", "head"), _distances, lambda found, _: draw_distances(found), _distance_words, 300)
-POOLED = Panel("head-pooled", "The map as it was pooled at capture", ("layer", "head"), _pooled, lambda found, _: draw_map2d(found), lambda found, _: f"Mean weight (probability) of each of {found.sizes['row']} × {found.sizes['column']} cells, log colours.", 500)
-PAGE = Page("head", "Head", "Zoom into one head's attention like into a street map, down to any single weight.", 30, layout, register, _needs)
+    "head-map",
+    "The map, from the whole to a single weight",
+    ("layer", "head", "region"),
+    _seen,
+    lambda seen, _: draw_map2d(seen),
+    lambda seen, _: f"{seen.sizes['row']} × {seen.sizes['column']} cells",
+)
+KEYS = Panel(
+    "head-keys",
+    "Where the chosen query looks",
+    ("layer", "head", "query"),
+    _links("query"),
+    lambda links, _: draw_links(links),
+    _link_words,
+    300,
+)
+QUERIES = Panel(
+    "head-queries",
+    "Who looks at the chosen key",
+    ("layer", "head", "key"),
+    _links("key"),
+    lambda links, _: draw_links(links),
+    _link_words,
+    300,
+)
+DISTANCES = Panel(
+    "head-distances",
+    "How far the head looks",
+    ("layer", "head"),
+    _distances,
+    lambda found, _: draw_distances(found),
+    _distance_words,
+    300,
+)
+POOLED = Panel(
+    "head-pooled",
+    "The map as it was pooled at capture",
+    ("layer", "head"),
+    _pooled,
+    lambda found, _: draw_map2d(found),
+    lambda found, _: (
+        f"Mean weight (probability) of each of {found.sizes['row']} × {found.sizes['column']} cells, log colours."
+    ),
+    500,
+)
+PAGE = Page(
+    "head",
+    "Head",
+    "Zoom into one head's attention like into a street map, down to any single weight.",
+    30,
+    layout,
+    register,
+    _needs,
+)

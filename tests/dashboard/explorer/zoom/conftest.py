@@ -68,6 +68,8 @@ def chromium():
         pytest.skip("no Chromium on this machine (apt-get install chromium)")
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=found, headless=True, args=["--no-sandbox", "--disable-gpu"])
+        opened = playwright.chromium.launch(
+            executable_path=found, headless=True, args=["--no-sandbox", "--disable-gpu"]
+        )
         yield opened
         opened.close()

@@ -18,7 +18,10 @@ def visit(chromium, served):
         opened.append(page)
         page.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda e: said.append(str(e)))
-        page.on("request", lambda r: said.append(r.url) if not r.url.startswith((served, "data:", "blob:")) else None)
+        page.on(
+            "request",
+            lambda r: said.append(r.url) if not r.url.startswith((served, "data:", "blob:")) else None,
+        )
         page.goto(served + address)
         if "head" in address:
             page.wait_for_selector(".deepzoom-place[data-state=ready][data-busy=false]", timeout=30_000)

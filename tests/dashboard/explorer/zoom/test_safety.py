@@ -21,7 +21,9 @@ def alive(client):
     return client.get(f"/_zoom/cell?{MAP}&q=5&k=3").status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/head", "/_zoom/deepzoom.js", f"/_zoom/about?{MAP}", "/nowhere", "/_zoom/cell"])
+@pytest.mark.parametrize(
+    "path", ["/", "/head", "/_zoom/deepzoom.js", f"/_zoom/about?{MAP}", "/nowhere", "/_zoom/cell"]
+)
 def test_every_answer_carries_the_headers(client, path):
     headers = client.get(path).headers
     policy = dict(part.strip().split(" ", 1) for part in headers["Content-Security-Policy"].split(";"))
@@ -46,13 +48,15 @@ def test_this_machine_is_answered(client, host):
     assert client.get(f"/_zoom/cell?{MAP}&q=5&k=3", headers={"Host": host}).status_code == 200
 
 
-@pytest.mark.parametrize("headers", [{"Sec-Fetch-Site": "cross-site"}, {"Origin": "http://evil.example"}, {"Origin": "null"}])
+@pytest.mark.parametrize(
+    "headers", [{"Sec-Fetch-Site": "cross-site"}, {"Origin": "http://evil.example"}, {"Origin": "null"}]
+)
 def test_a_callback_from_another_site_is_refused(client, headers):
     assert client.post("/_dash-update-component", json={}, headers=headers).status_code == 403
 
 
 def test_other_addresses_take_a_word_and_a_token():
-    with pytest.raises(InputError, match="'0.0.0.0' can be reached from other machines: give --expose"):
+    with pytest.raises(InputError, match=r"'0\.0\.0\.0' can be reached from other machines: give --expose"):
         access("0.0.0.0")
     with pytest.raises(InputError, match="token: got 3 characters, expected at least 16"):
         access("0.0.0.0", expose=True, token="abc")
@@ -82,7 +86,17 @@ def test_without_the_token_nothing_is_shown(records):
 
 @pytest.mark.parametrize(
     "record",
-    ["../pooled.zarr", "..%2f..%2fetc%2fpasswd", "/etc", "pooled.zarr/..", "pooled.zarr/qkv", "%00", "x" * 400, "C:\\", ""],
+    [
+        "../pooled.zarr",
+        "..%2f..%2fetc%2fpasswd",
+        "/etc",
+        "pooled.zarr/..",
+        "pooled.zarr/qkv",
+        "%00",
+        "x" * 400,
+        "C:\\",
+        "",
+    ],
 )
 def test_only_records_of_the_folder_can_be_named(client, record):
     answer = client.get(f"/_zoom/about?record={record}&layer=0&head=0")
@@ -91,7 +105,9 @@ def test_only_records_of_the_folder_can_be_named(client, record):
     assert alive(client)
 
 
-@pytest.mark.parametrize("path", ["/assets/../safety.py", "/assets/%2e%2e/safety.py", "/_dash-component-suites/dash/../../x"])
+@pytest.mark.parametrize(
+    "path", ["/assets/../safety.py", "/assets/%2e%2e/safety.py", "/_dash-component-suites/dash/../../x"]
+)
 def test_no_file_beside_the_assets_is_served(client, path):
     answer = client.get(path)
     assert 400 <= answer.status_code < 500 or "react-entry-point" in answer.text
@@ -102,12 +118,35 @@ def test_no_file_beside_the_assets_is_served(client, path):
 @given(
     st.sampled_from(["about", "tile.png", "cell", "links", "texts", "curve"]),
     st.dictionaries(
-        st.sampled_from(["layer", "head", "sample", "tower", "q", "k", "reduce", "size", "row", "column", "side", "first", "last", "block"]),
-        st.one_of(st.integers(-3, 2**70).map(str), st.text(max_size=8), st.sampled_from(["mean", "keys", "queries", "text", "1e9", "٣"])),
+        st.sampled_from(
+            [
+                "layer",
+                "head",
+                "sample",
+                "tower",
+                "q",
+                "k",
+                "reduce",
+                "size",
+                "row",
+                "column",
+                "side",
+                "first",
+                "last",
+                "block",
+            ]
+        ),
+        st.one_of(
+            st.integers(-3, 2**70).map(str),
+            st.text(max_size=8),
+            st.sampled_from(["mean", "keys", "queries", "text", "1e9", "٣"]),
+        ),
     ),
 )
 def test_malformed_requests_end_in_4xx_and_the_server_lives(client, what, query):
-    answer = client.get(f"/_zoom/{what}", query_string={"record": "pooled.zarr", "layer": "0", "head": "0"} | query)
+    answer = client.get(
+        f"/_zoom/{what}", query_string={"record": "pooled.zarr", "layer": "0", "head": "0"} | query
+    )
     assert answer.status_code == 200 or 400 <= answer.status_code < 500
     assert answer.status_code == 200 or "\n" not in answer.json["error"]
 
@@ -124,8 +163,20 @@ def test_malformed_callbacks_end_in_4xx_and_the_server_lives(app, client, data):
             {
                 "output": st.just(output) | st.text(max_size=20),
                 "outputs": JSON,
-                "inputs": st.just([{"id": x["id"], "property": x["property"], "value": data.draw(JSON)} for x in known["inputs"]]) | JSON,
-                "state": st.just([{"id": x["id"], "property": x["property"], "value": data.draw(JSON)} for x in known["state"]]) | JSON,
+                "inputs": st.just(
+                    [
+                        {"id": x["id"], "property": x["property"], "value": data.draw(JSON)}
+                        for x in known["inputs"]
+                    ]
+                )
+                | JSON,
+                "state": st.just(
+                    [
+                        {"id": x["id"], "property": x["property"], "value": data.draw(JSON)}
+                        for x in known["state"]
+                    ]
+                )
+                | JSON,
                 "changedPropIds": st.just([]) | JSON,
             }
         )
@@ -143,7 +194,9 @@ def test_a_body_that_is_no_callback_ends_in_4xx(client, data):
 
 
 def test_a_request_that_is_too_large_is_refused_unread(client):
-    answer = client.post("/_dash-update-component", data=b"x" * (LARGEST_REQUEST + 1), content_type="application/json")
+    answer = client.post(
+        "/_dash-update-component", data=b"x" * (LARGEST_REQUEST + 1), content_type="application/json"
+    )
     assert answer.status_code == 413
     assert alive(client)
 

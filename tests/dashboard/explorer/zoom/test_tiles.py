@@ -26,7 +26,10 @@ def by_hand(weights, size, reduce):
     n = len(weights)
     seen = np.tril(np.ones((n, n), dtype=bool))
     pad = -n % size
-    grid = [np.pad(x, ((0, pad), (0, pad))).reshape((n + pad) // size, size, -1, size) for x in (np.where(seen, weights, 0.0), seen)]
+    grid = [
+        np.pad(x, ((0, pad), (0, pad))).reshape((n + pad) // size, size, -1, size)
+        for x in (np.where(seen, weights, 0.0), seen)
+    ]
     count = grid[1].sum((1, 3))
     with np.errstate(invalid="ignore"):
         value = grid[0].sum((1, 3)) / count if reduce == "mean" else grid[0].max((1, 3))
@@ -42,7 +45,7 @@ def test_a_code_is_off_by_no_more_than_half_a_step(values):
 
 def test_codes_of_the_hidden_of_nothing_and_of_one():
     assert encode(np.array([np.nan, 0.0, 1.0, 0.5])).tolist() == [0, 1, 255, 247]
-    assert RELATIVE == pytest.approx(0.0443, abs=1e-4)
+    assert pytest.approx(0.0443, abs=1e-4) == RELATIVE
 
 
 @pytest.mark.parametrize("reduce", ["mean", "max"])
@@ -82,7 +85,9 @@ def test_the_strongest_links_are_those_of_the_whole_row_and_column(records, maps
     links = tiles.links(query=400, links=5)
     assert [link["at"] for link in links] == np.argsort(-row, kind="stable")[:5].tolist()
     column = np.tril(maps["short"])[:, 7]
-    assert [link["at"] for link in tiles.links(key=7, links=5)] == np.argsort(-column, kind="stable")[:5].tolist()
+    assert [link["at"] for link in tiles.links(key=7, links=5)] == np.argsort(-column, kind="stable")[
+        :5
+    ].tolist()
     assert tiles.links(query=0)[0]["weight"] == pytest.approx(1.0)
     assert len(tiles.links(query=0)) == 1
 
@@ -95,7 +100,9 @@ def test_distances_of_all_queries_are_those_of_the_map(records, maps):
     found = distances(one, most=n)
     assert found.attrs["step"] == 1
     assert not found["error"].values.any()
-    for first, last, mass in zip(found["first"].values, found["last"].values, found["mass"].values, strict=True):
+    for first, last, mass in zip(
+        found["first"].values, found["last"].values, found["mass"].values, strict=True
+    ):
         want = weights[(apart >= first) & (apart <= last)].sum() / n
         assert mass == pytest.approx(want, abs=1e-5)
     sample = distances(one, most=100)
