@@ -15,6 +15,12 @@
   const none = () => window.dash_clientside.no_update;
   let current = {};
 
+  /* As Dash's own links do it: its Location listens and reads the address anew. */
+  function go(address) {
+    window.history.pushState({}, "", address);
+    window.dispatchEvent(new CustomEvent("_dashprivate_pushstate"));
+  }
+
   /* Change some fields of the selection; `null` takes one away. */
   function select(changes) {
     const next = { ...current };
@@ -32,10 +38,11 @@
   }
 
   function selected(selection, path, search, shown) {
-    current = selection || {};
+    if (!selection) return;
+    current = selection;
     const wanted = encode(current);
     if (!same(parse(search), current)) {
-      props("url", { search: wanted });
+      go(path + wanted);
       const before = parse(shown && shown.search);
       if (FRAME.some((n) => String(before[n] ?? "") !== String(current[n] ?? "")))
         props("route", { data: { path, search: wanted, at: Date.now() } });
@@ -59,15 +66,17 @@
     if (triggered.length !== 1) return;
     const field = JSON.parse(triggered[0].prop_id.replace(/\.value$/, "")).field;
     const value = triggered[0].value;
-    if (String(value ?? "") === String(current[field] ?? "")) return;
+    if (String(value ?? "") === String(current[field] ?? "") || String(value ?? "") === told[field]) return;
     const cleared = field === "record" ? PLACES : field === "tower" ? PLACES.slice(1) : [];
     const changes = Object.fromEntries(cleared.map((n) => [n, null]));
     changes[field] = field === "sample" && value === 0 ? null : value;
     select(changes);
   }
+  const told = {}; // what this wrote into the bar last: its echo is no choice of a person
   function showInBar() {
     for (const field of ["layer", "head", "query", "key"]) {
       const id = { type: "select", field };
+      told[field] = String(current[field] ?? "");
       if (document.getElementById(`{"field":"${field}","type":"select"}`)) props(id, { value: current[field] ?? null });
     }
   }
@@ -79,8 +88,8 @@
     if (link.dataset.raw !== undefined || link.getAttribute("href").startsWith("/_")) return;
     event.preventDefault();
     const to = new URL(link.href);
-    const search = link.classList.contains("tab") ? encode(current) : to.search;
-    props("url", { pathname: to.pathname, search });
+    const search = link.classList.contains("page-tab") ? encode(current) : to.search;
+    go(to.pathname + search);
   });
 
   function search(text) {
