@@ -155,7 +155,7 @@ def _words(state: State, store: Store, tower: str, layer: int, head: int) -> str
     left = (
         ""
         if len(pooled) == 2
-        else f" The largest of a cell was not pooled at capture: “max” needs cells of up to {about['largest']['max']} pairs a side."
+        else f" The largest of a cell was not pooled at capture: “max” goes up to {about['largest']['max']} pairs a side."
     )
     facts = [
         str(store.open(state.record)[tower][name].sel(layer=layer).values)
@@ -163,7 +163,7 @@ def _words(state: State, store: Store, tower: str, layer: int, head: int) -> str
         if name in store.open(state.record)[tower].coords
     ]
     return (
-        f"Attention weights (probabilities), layer {layer}, head {head}: {about['queries']:,} queries × {about['keys']:,} keys, "
+        f"Weights (probabilities), layer {layer}, head {head}: {about['queries']:,} queries × {about['keys']:,} keys, "
         f"{', '.join(facts)}. Nothing is left out; grey pairs are hidden by the rules.{left}"
     )
 

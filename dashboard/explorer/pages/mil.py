@@ -172,7 +172,7 @@ def patches(both: xr.Dataset, points: list[int]) -> list[Component]:
 
 def _words(both: xr.Dataset, state: State) -> str:  # noqa: ARG001 - the face of all captions
     note = f" {both.attrs['points_note']}." if both.attrs["points_note"] else " Nothing is left out."
-    return f"Attention in even shares (1 = 1/N), points coloured by decades; UMAP has no unit. A lasso on either side shows on both.{note}"
+    return f"Attention in even shares (1 = 1/N), UMAP has none. A lasso shows on both sides.{note}"
 
 
 def _needs(tree: xr.DataTree) -> str | None:
