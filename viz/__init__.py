@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from probe.viz._markdown import markdown
     from probe.viz._report import report
     from probe.viz._slide_files import slide_geojson, slide_png, write_geojson
+    from probe.viz._widgets import deep_zoom, token_strip
 
 _HOME = {
+    "deep_zoom": "probe.viz._widgets",
     "draw": "probe.viz._draw",
     "draw_faithfulness": "probe.viz._draw",
     "linked": "probe.viz._linked",
@@ -23,10 +25,12 @@ _HOME = {
     "report": "probe.viz._report",
     "slide_geojson": "probe.viz._slide_files",
     "slide_png": "probe.viz._slide_files",
+    "token_strip": "probe.viz._widgets",
     "write_geojson": "probe.viz._slide_files",
 }
 
 __all__ = [
+    "deep_zoom",
     "draw",
     "draw_faithfulness",
     "linked",
@@ -34,6 +38,7 @@ __all__ = [
     "report",
     "slide_geojson",
     "slide_png",
+    "token_strip",
     "write_geojson",
 ]
 

@@ -34,7 +34,9 @@ def draw_links(links: xr.Dataset) -> go.Figure:
             y=np.arange(len(weights)),
             orientation="h",
             marker_color=theme.SUPPORT,
-            customdata=np.stack([links["at"].values, np.full(len(weights), links.attrs["position"])], 1),
+            customdata=np.stack(
+                [links["at"].values, np.full(len(weights), links.attrs["position"])], 1
+            ).tolist(),
             text=[f"{w:.3g}" for w in weights],
             textposition="outside",
             cliponaxis=False,

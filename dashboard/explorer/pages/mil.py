@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
-from dash import Dash, Input, Output, Patch, html
+from dash import Dash, Input, Output, Patch, html, no_update
 from dash import State as Given
 
 from probe.dashboard.explorer.page import Page
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 SHOWN = 24
 """Patches of a choice that are shown, the most attended first."""
+_POINTS = (0, 2)
+"""Traces of the figure that hold the instances: in the UMAP and on the slide."""
 _NAME = re.compile(r"[\w][\w .()<>+-]{0,120}")
 
 
@@ -37,7 +39,11 @@ def layout(state: State, store: Store) -> Component:
     chosen = html.Section(
         [
             html.H2("The chosen patches"),
-            html.P(id="mil-words", className="caption"),
+            html.P(
+                "Draw a lasso around points, or around patches of the slide.",
+                id="mil-words",
+                className="caption",
+            ),
             html.Div(id="mil-patches", className="patches"),
         ],
         className="panel wide",
@@ -60,11 +66,11 @@ def register(app: Dash, store: Store) -> None:
     )
     def choose(selected: Any, selection: Any) -> tuple[Any, str, Any]:
         points = points_of(selected)
+        if not points:  # redrawing a figure lets its lasso go, which is no choice
+            return no_update, no_update, no_update
         figure = Patch()
-        for trace in (0, 2):
-            figure["data"][trace]["selectedpoints"] = points or None
-        if not points:
-            return figure, "Draw a lasso around points, here or on the slide.", None
+        for trace in _POINTS:
+            figure["data"][trace]["selectedpoints"] = points
         try:
             both = linked_data(State.from_fields(selection or {}), store)
         except ProbeError as error:
@@ -75,7 +81,7 @@ def register(app: Dash, store: Store) -> None:
 def points_of(selected: Any) -> list[int]:
     """The instances that a lasso holds, each once."""
     found = selected.get("points", []) if isinstance(selected, dict) else []
-    numbers = (point.get("customdata") for point in found if isinstance(point, dict))
+    numbers = (p.get("pointNumber") for p in found if isinstance(p, dict) and p.get("curveNumber") in _POINTS)
     return sorted({n for n in numbers if isinstance(n, int) and not isinstance(n, bool) and n >= 0})
 
 
