@@ -134,6 +134,7 @@ def depth_curves(results: list[xr.Dataset], chosen: Chosen = (None, None), *, lo
         figure.add_trace(
             go.Scatter(
                 **band,
+                mode="lines",
                 fill="toself",
                 fillcolor=_faint(colour),
                 line={"width": 0},
@@ -151,7 +152,8 @@ def depth_curves(results: list[xr.Dataset], chosen: Chosen = (None, None), *, lo
             dashed = {"color": colour, "width": 2, "dash": "dot"}
             figure.add_trace(go.Scatter(y=values[:, heads.index(chosen[1])], name=f"{name}: head {chosen[1]}", line=dashed,
                                         marker=mark, customdata=layers[:, None], **line))  # fmt: skip
-    figure.update_xaxes(title_text="layer", gridcolor=theme.RULE, zeroline=False)
+    every = max(1, -(-results[0].sizes["layer"] // 10))
+    figure.update_xaxes(title_text="layer", dtick=every, gridcolor=theme.RULE, zeroline=False)
     figure.update_yaxes(
         title_text=_titled(results[0]), type="log" if log else "linear", gridcolor=theme.RULE, zeroline=False
     )

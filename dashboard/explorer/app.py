@@ -114,7 +114,7 @@ def _route(app: Dash, store: Store, known: dict[str, Page]) -> None:
         return render(str(route.get("path", "")), str(route.get("search", "")), store, known)
 
 
-def render(path: str, search: str, store: Store, known: dict[str, Page]) -> tuple[Component, dict[str, Any]]:
+def render(path: str, search: str, store: Store, known: dict[str, Page]) -> tuple[Component, Any]:
     """What stands at an address, and the selection that it names; what cannot be shown says why.
 
     Args:

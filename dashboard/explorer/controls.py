@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from dash import dcc, html
 
+from probe.dashboard.explorer.attributes import aria
+
 if TYPE_CHECKING:
     from dash.development.base_component import Component
 
@@ -41,4 +43,4 @@ def switch(field: str, label: str, choices: tuple[tuple[str, str], ...], value: 
         inline=True,
         className="switch",
     )
-    return html.Div([html.Span(label), radio], className="field", role="group", **{"aria-label": label})
+    return html.Div([html.Span(label), radio], className="field", role="group", **aria(label))

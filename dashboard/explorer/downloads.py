@@ -30,7 +30,6 @@ def serve(app: Dash, store: Store) -> None:
         store: the records.
     """
 
-    @app.server.route("/_data/<panel>.<kind>")
     def data(panel: str, kind: str) -> Response:
         try:
             state = State.of(request.query_string.decode("utf-8", "replace"))
@@ -42,6 +41,8 @@ def serve(app: Dash, store: Store) -> None:
         name = "-".join([panel, *(p.replace("/", "-") for p in (state.record, state.other) if p)])
         headers = {"Content-Disposition": f'attachment; filename="{name}.{kind}"'}
         return Response(body, mimetype=KINDS[kind], headers=headers)
+
+    app.server.add_url_rule("/_data/<panel>.<kind>", "panel_data", data)
 
 
 def encoded(result: xr.Dataset, kind: str) -> bytes:
@@ -58,7 +59,7 @@ def encoded(result: xr.Dataset, kind: str) -> bytes:
     if kind == "npz":
         arrays = {str(name): _array(variable.values) for name, variable in result.variables.items()}
         file = io.BytesIO()
-        np.savez_compressed(file, attributes=np.array(about), **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(file, attributes=np.array(about), **arrays)
         return file.getvalue()
     if kind not in KINDS:
         raise InputError(f"kind {kind!r}, expected one of {', '.join(KINDS)}")

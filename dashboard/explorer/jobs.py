@@ -96,7 +96,8 @@ class Jobs:
         folder = self._place(job) / f"{name}.zarr"
         if not folder.is_dir():
             raise InputError("this job gave nothing of the kind")
-        return xr.open_zarr(folder, consolidated=False, chunks=None).load()
+        found: xr.Dataset = xr.open_zarr(folder, consolidated=False, chunks=None).load()
+        return found
 
     def has(self, job: str, name: str) -> bool:
         """Whether a job has this result."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html, no_update
 
+from probe.dashboard.explorer.attributes import aria, data
 from probe.dashboard.explorer.state import State
 from probe.errors import ProbeError
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
     from probe.dashboard.explorer.store import Store
 
-CONFIG = {"displaylogo": False, "responsive": True, "displayModeBar": False}
+CONFIG: Any = {"displaylogo": False, "responsive": True, "displayModeBar": False}
+HIDDEN = {"height": "0px", "overflow": "hidden", "visibility": "hidden"}
+"""A figure's style while there is nothing to show; its width stays, so that it is drawn right when it comes."""
 PANELS: dict[str, Panel] = {}
 """Those of all registered pages, by id: what `/_data/<id>.csv` serves."""
 
@@ -56,10 +59,8 @@ def mount(panel: Panel, *controls: Component, wide: bool = False) -> Component:
         *controls: beside the title.
         wide: over the full width.
     """
-    taken = [
-        html.Button(
-            kind.upper(), type="button", className="take", **{"data-panel": panel.id, "data-picture": kind}
-        )
+    taken: list[Component] = [
+        html.Button(kind.upper(), type="button", className="take", **data(panel=panel.id, picture=kind))
         for kind in ("png", "svg")
     ]
     taken += [
@@ -68,7 +69,7 @@ def mount(panel: Panel, *controls: Component, wide: bool = False) -> Component:
             href=f"/_data/{panel.id}.{kind}",
             className="take",
             download="",
-            **{"data-panel": panel.id, "data-kind": kind},
+            **data(panel=panel.id, kind=kind),
         )
         for kind in ("csv", "parquet", "npz")
     ]
@@ -97,7 +98,7 @@ def mount(panel: Panel, *controls: Component, wide: bool = False) -> Component:
         ],
         className="panel wide" if wide else "panel",
         id=panel.id,
-        **{"aria-label": panel.title},
+        **aria(panel.title),
     )
 
 
@@ -151,4 +152,4 @@ def filled(panel: Panel, state: State, store: Store) -> tuple[Any, dict[str, str
         said = html.Div(
             [html.Strong("Nothing to show here. "), str(error)], className="message", role="status"
         )
-        return no_update, {"display": "none"}, said, ""
+        return no_update, HIDDEN, said, ""

@@ -165,7 +165,9 @@ def sink_positions(state: State, store: Store) -> NDArray[np.int64]:
         tower = tower_name(state, tree)
         few = max(8, tree[tower].sizes["query"] // 4)  # the last tokens are seen by their neighbours alone
         strip = ex.sink_tokens(tree, sample=state.sample, tower=tower, min_queries=few)
-        seen = np.flatnonzero(tree[tower]["seen_by"].isel(sample=state.sample, layer=0).values > 0)
+        seen = np.flatnonzero(
+            tree[tower].to_dataset()["seen_by"].isel(sample=state.sample, layer=0).values > 0
+        )
         return np.union1d(seen[:1], seen[np.nan_to_num(strip["sink_heads"].values) >= SINK_HEADS])
 
     return store.remember(state.record, ("sinks", state.tower, state.sample), find)
@@ -219,7 +221,7 @@ def _over(reduce: object, values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _texts(tree: xr.DataTree, data: xr.Dataset, state: State, at: NDArray[np.int64]) -> str:
     group = str(data.attrs.get("keys", "tokens"))
-    texts = tree[f"{group}/text"].isel(sample=state.sample).values[at[:4]]
+    texts = tree[group].to_dataset()["text"].isel(sample=state.sample).values[at[:4]]
     return ", ".join(f"{p} “{str(t).strip() or '␣'}”" for p, t in zip(at[:4], texts, strict=True)) + (
         ", …" if len(at) > 4 else ""
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dash import dcc, html
 
+from probe.dashboard.explorer.attributes import aria, data
 from probe.dashboard.explorer.state import State
 
 if TYPE_CHECKING:
@@ -21,18 +22,18 @@ if TYPE_CHECKING:
 def navigation(known: Mapping[str, Page]) -> Component:
     """The bar with all pages, the permalink button and the switch of the theme."""
     links = [
-        html.A(page.title, href=f"/{name}", className="page-tab", **_data(page=name, key=str(number)))
+        html.A(page.title, href=f"/{name}", className="page-tab", **data(page=name, key=str(number)))
         for number, (name, page) in enumerate(known.items(), start=1)
     ]
     buttons = [
         html.Button("Copy link", id="permalink", title="Copy a link to exactly this view (L)", type="button"),
-        html.Button("?", id="help", title="Keys (?)", type="button", **{"aria-label": "Keyboard shortcuts"}),
-        html.Button("◐", id="theme", title="Dark or light (D)", type="button", **{"aria-label": "Theme"}),
+        html.Button("?", id="help", title="Keys (?)", type="button", **aria("Keyboard shortcuts")),
+        html.Button("◐", id="theme", title="Dark or light (D)", type="button", **aria("Theme")),
     ]
     return html.Header(
         [
             html.A([html.Span("◎", className="mark"), "attention-probe"], href="/", className="brand"),
-            html.Nav(links, className="tabs", **{"aria-label": "Pages"}),
+            html.Nav(links, className="tabs", **aria("Pages")),
             html.Div(buttons, className="tools"),
         ],
         className="top",
@@ -69,7 +70,7 @@ def selection_bar(state: State, store: Store) -> Component:
         _integer("key", state.key, sizes.get("key", 1)),
     ]
     badge = validity_badge(entries[state.record])
-    return html.Div([*parts, badge], className="selection", role="group", **{"aria-label": "Selection"})
+    return html.Div([*parts, badge], className="selection", role="group", **aria("Selection"))
 
 
 def sizes_of(entry: Entry, tower: str) -> dict[str, int]:
@@ -166,7 +167,3 @@ def _integer(name: str, value: int | None, size: int) -> Component:
         ],
         className="field number",
     )
-
-
-def _data(**values: str) -> dict[str, Any]:
-    return {f"data-{name}": value for name, value in values.items()}

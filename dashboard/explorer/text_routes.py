@@ -45,20 +45,20 @@ def serve(app: Dash, store: Store) -> None:
             response.status_code = 400
             return response
 
-    @app.server.route("/_text/whole")
     def whole_text() -> Response:
         return answer(lambda state: whole(state, store))
 
-    @app.server.route("/_text/window")
     def one_window() -> Response:
         return answer(lambda state: window(state, store, _integer("window")))
 
-    @app.server.route("/_text/links")
     def linked() -> Response:
         def make(state: State) -> dict[str, Any]:
             return {"links": links(state, store, _integer("at"), request.args.get("side", "query"))}
 
         return answer(make)
+
+    for name, view in (("whole", whole_text), ("window", one_window), ("links", linked)):
+        app.server.add_url_rule(f"/_text/{name}", f"text_{name}", view)
 
 
 def whole(state: State, store: Store) -> dict[str, Any]:

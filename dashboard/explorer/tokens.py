@@ -132,7 +132,7 @@ def _row(tree: xr.DataTree, state: State, tower: str, at: int, side: str) -> NDA
 
 
 def _strongest(tree: xr.DataTree, state: State, tower: str, at: int, side: str) -> NDArray[np.float32]:
-    data = tree[tower]
+    data = tree[tower].to_dataset()
     if not {"max_key", "max_prob"} <= set(data.data_vars):
         raise RecordError(
             "this record kept no queries and keys (--keep qkv) and has no max_key and max_prob: capture it again"
@@ -192,10 +192,10 @@ def _of_heads(data: xr.Dataset, name: str, state: State) -> tuple[NDArray[np.flo
     """Values of a statistic along its tokens, mean over what is left open, one layer in memory at a time."""
     chosen = [_index(data, "layer", state.layer)] if state.layer is not None else range(data.sizes["layer"])
     heads = slice(None) if state.head is None else [_index(data, "head", state.head)]
-    total = None
+    total = np.zeros(())
     for layer in chosen:
         one = data[name].isel(sample=state.sample, layer=layer).values[heads].mean(axis=0, dtype=np.float64)
-        total = one if total is None else total + one
+        total = total + one
     layers = "all layers" if state.layer is None else f"layer {state.layer}"
     of = f"head {state.head}" if state.head is not None else "mean of all heads"
     return (total / len(chosen)).astype(np.float32), f"{layers}, {of}"

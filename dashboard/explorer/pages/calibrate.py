@@ -8,6 +8,7 @@ import numpy as np
 from dash import Dash, dcc, html
 from dash import State as Given
 
+from probe.dashboard.explorer.attributes import aria
 from probe.dashboard.explorer.background import mount_job, wire_job
 from probe.dashboard.explorer.page import Page
 from probe.dashboard.explorer.panels import Panel, mount, wire
@@ -126,7 +127,7 @@ def layout(state: State, store: Store) -> Component:
             ),
         ],
         className="panel",
-        **{"aria-label": "Shrink the sinks"},
+        **aria("Shrink the sinks"),
     )  # fmt: skip
     sinks, answers, freed = PANELS
     return html.Div([mount(sinks), form, mount(answers), mount(freed)], className="panels")
@@ -206,7 +207,7 @@ def calibrations(store: Store) -> list[Path]:
 
 def _text(state: State, store: Store) -> str:
     """The beginning of the record's own text."""
-    texts = store.open(state.record)["input"]["text"].values
+    texts = np.asarray(store.open(state.record)["input/text"])
     return str(texts[min(state.sample, len(texts) - 1)])[:600] if len(texts) else ""
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dash import Dash, Input, Output, dcc, html
 from dash import State as Given
 
+from probe.dashboard.explorer.attributes import aria
 from probe.dashboard.explorer.background import mount_job, wire_job
 from probe.dashboard.explorer.page import Page
 from probe.dashboard.explorer.panels import Panel, mount, wire
@@ -104,13 +105,13 @@ def layout(state: State, store: Store) -> Component:  # noqa: ARG001 - the face 
             dcc.Store(id="explain-picture", data=state.picture),
         ],
         className="panel wide",
-        **{"aria-label": "What to explain"},
+        **aria("What to explain"),
     )
     words = html.Section(
         [html.H2("In words"), html.Ul(id="explain-words", className="words")],
         className="panel wide",
         id="explain-said",
-        **{"aria-label": "In words"},
+        **aria("In words"),
     )
     panels = [form, words, mount(ANSWER, wide=True), mount(TEST, wide=True)]
     return html.Div(panels, className="panels")
@@ -224,7 +225,7 @@ def _methods() -> list[tuple[str, str]]:
     found = [("auto", "auto: the default of the kind")]
     for name, kind in (("saliency", "texts"), ("relevance", "pictures")):
         parameter = next(p for p in ex.registry()[name].parameters if p.name == "method")
-        values = [v for v in parameter.domain.values if v != "auto"]
+        values = [v for v in getattr(parameter.domain, "values", ()) if v != "auto"]
         found += [(v, f"{v.replace('_', ' ')} ({kind})") for v in values if v not in dict(found)]
     return found
 

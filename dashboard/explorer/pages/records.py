@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 
+from probe.dashboard.explorer.attributes import data
 from probe.dashboard.explorer.page import Page
 from probe.dashboard.explorer.shell import failure, validity_badge
 from probe.dashboard.explorer.state import State
@@ -57,6 +58,8 @@ def _row(entry: Entry, state: State) -> Component:
         for name, sizes in entry.towers
     ]
     words = " ".join((entry.name, entry.model, *entry.stats, entry.validity)).lower()
+    name: Component
+    act: Component
     if entry.problem:
         name, act = html.Span(entry.name), html.Span(entry.problem, className="muted")
     else:
@@ -79,7 +82,7 @@ def _row(entry: Entry, state: State) -> Component:
         validity_badge(entry),
         act,
     )
-    return html.Tr([html.Td(cell) for cell in cells], **{"data-words": words})
+    return html.Tr([html.Td(cell) for cell in cells], **data(words=words))
 
 
 PAGE = Page("records", "Records", "What was captured, and whether it can be relied on.", 10, layout, register)

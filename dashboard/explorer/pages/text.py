@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 
+from probe.dashboard.explorer.attributes import aria
 from probe.dashboard.explorer.controls import menu, switch
 from probe.dashboard.explorer.page import Page
 from probe.dashboard.explorer.panels import Panel, mount, wire
@@ -66,12 +67,12 @@ def layout(state: State, store: Store) -> Component:
                 [html.H2("The text"), html.Div(id="text-said", className="text-said", role="status")], className="panel-head"
             ),
             html.Div(
-                [html.Canvas(id="text-strip", **{"aria-label": "The whole text; click to go there"}),
+                [html.Canvas(id="text-strip", **aria("The whole text; click to go there")),
                  html.Div(id="text-view")],
                 className="text-strip",
             ),
             html.Div(id="text-legend", className="text-legend"),
-            html.Div(id="text-tokens", className="text-tokens", tabIndex=0, **{"aria-label": "The tokens"}),
+            html.Div(id="text-tokens", className="text-tokens", tabIndex=0, **aria("The tokens")),
             html.P(
                 "Point at a token: orange lights what it attends to, green what attends to it. Click keeps it; "
                 "Shift+click chooses it as key.",
@@ -81,7 +82,7 @@ def layout(state: State, store: Store) -> Component:
             dcc.Store(id="text-drawn"),
         ],
         className="panel wide text-panel",
-        **{"aria-label": "The text"},
+        **aria("The text"),
     )  # fmt: skip
     return html.Div([controls, html.Div([text, mount(CURVE, wide=True)], className="panels")])
 

@@ -10,7 +10,7 @@ import pytest
 from probe.dashboard.explorer import downloads
 from probe.dashboard.explorer.app import build, render
 from probe.dashboard.explorer.page import pages
-from probe.dashboard.explorer.panels import PANELS, filled
+from probe.dashboard.explorer.panels import HIDDEN, PANELS, filled
 from probe.dashboard.explorer.quantities import difference, head_values, quantities, sink_positions
 from probe.dashboard.explorer.state import State
 from probe.dashboard.explorer.text_routes import WINDOW, whole, window
@@ -204,7 +204,7 @@ def test_panels_say_unit_scale_and_what_was_left_out(app, store):
 
 def test_a_panel_that_cannot_be_filled_says_why(app, store):
     _, style, message, caption = filled(PANELS["overview-grid"], FIRST.but(statistic="nothing"), store)
-    assert style == {"display": "none"}
+    assert style == HIDDEN
     assert "no quantity" in str(message)
     assert caption == ""
 
