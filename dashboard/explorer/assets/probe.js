@@ -14,6 +14,8 @@
   const props = (id, values) => window.dash_clientside.set_props(id, values);
   const none = () => window.dash_clientside.no_update;
   let current = {};
+  const written = []; // addresses that a selection wrote, whose echo is no navigation, however late it comes
+  window.addEventListener("popstate", () => { written.length = 0; });
 
   /* As Dash's own links do it: its Location listens and reads the address anew. */
   function go(address) {
@@ -33,6 +35,8 @@
 
   function route(path, search, selection, shown) {
     if (path === undefined || path === null) return none();
+    const mine = written.indexOf(path + (search || ""));
+    if (mine >= 0) { written.splice(0, mine + 1); return none(); }
     if (shown && shown.path === path && selection && same(parse(search), selection)) return none();
     return { path, search: search || "", at: Date.now() };
   }
@@ -42,6 +46,7 @@
     current = selection;
     const wanted = encode(current);
     if (!same(parse(search), current)) {
+      written.push(path + wanted);
       go(path + wanted);
       const before = parse(shown && shown.search);
       if (FRAME.some((n) => String(before[n] ?? "") !== String(current[n] ?? "")))

@@ -193,12 +193,22 @@
     const source = position === null ? pinned : position;
     const key = mine.selection.key !== undefined ? Number(mine.selection.key) : null;
     if (source === null) { lit = { key, to: [], by: [] }; light(); say(mine, null); return; }
-    const [to, by] = await Promise.all([ask(mine, source, "query"), ask(mine, source, "key")]);
-    if (pointed !== position || at !== mine) return;
-    lit = { source, key, to: to.error ? [] : to, by: by.error ? [] : by };
+    lit = { source, key, to: [], by: [] };
+    const stale = () => pointed !== position || at !== mine;
+    const [side, back] = [ask(mine, source, "query"), later(position === null ? 0 : BACK).then(() => (stale() ? [] : ask(mine, source, "key")))];
+    const to = await side; // what it attends to comes first: a row of the map is read sooner than a column
+    if (stale()) return;
+    lit.to = to.error ? [] : to;
+    light();
+    say(mine, source, to, []);
+    const by = await back;
+    if (stale()) return;
+    lit.by = by.error ? [] : by;
     light();
     say(mine, source, to, by);
   }
+  const BACK = 150; // milliseconds that a pointer has to rest before it is asked what attends to a token
+  const later = (time) => new Promise((done) => setTimeout(done, time));
 
   function light() {
     if (!at) return;

@@ -78,6 +78,8 @@ def test_pointing_at_a_token_lights_what_it_attends_to_and_back(explorer, visit,
     page.wait_for_selector("#text-tokens .t")
     page.hover('.t[data-at="5"]')
     page.wait_for_selector(".t.source")
+    page.wait_for_selector(".t.to")
+    page.wait_for_selector(".t.by")
     state = State(record="first.zarr", layer=1, head=2)
     for name, side in (("to", "query"), ("by", "key")):
         lit = page.eval_on_selector_all(f".t.{name}", "all => all.map(e => Number(e.dataset.at))")
