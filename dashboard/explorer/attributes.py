@@ -13,3 +13,8 @@ def aria(label: str) -> dict[str, Any]:
 def data(**values: str) -> dict[str, Any]:
     """Values for the page's scripts: `data-<name>`."""
     return {f"data-{name}": value for name, value in values.items()}
+
+
+def more(attributes: dict[str, str]) -> dict[str, Any]:
+    """Attributes with a hyphen, which Dash takes as keywords and does not declare."""
+    return dict(attributes)

@@ -6,6 +6,7 @@ what cannot be answered is a 4xx with one line as JSON.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from probe.dashboard.explorer.store import Store
 
 AT = "/_zoom"
+_AT_ONCE = threading.BoundedSemaphore(2)
+"""Tiles that are computed together: many sessions wait for each other, and do not fill the memory."""
 _SECONDS = 3600
 """For which a browser may keep a tile: its address carries when the record was finished."""
 
@@ -74,7 +77,8 @@ def map_of(store: Store, record: str, tower: str, layer: int, head: int, sample:
 def _safely(answer: Callable[[Store], Response], store: Store) -> Callable[[], Response]:
     def view() -> Response:
         try:
-            return answer(store)
+            with _AT_ONCE:
+                return answer(store)
         except ProbeError as error:
             said = jsonify(error=str(error))
             said.status_code = 404 if isinstance(error, RecordError) else 400

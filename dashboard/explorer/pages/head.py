@@ -11,6 +11,7 @@ from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 from dash import State as Given
 
 from probe.dashboard.explorer import tiles
+from probe.dashboard.explorer.attributes import more
 from probe.dashboard.explorer.page import Page
 from probe.dashboard.explorer.panels import PANELS, Panel, mount, wire
 from probe.dashboard.explorer.state import State
@@ -91,7 +92,7 @@ def chosen(state: State, store: Store) -> tuple[str, int, int]:
         raise InputError(
             f"layer {layer}: the record kept queries and keys of the layers {_listed(kept)} only"
         )
-    heads = [int(h) for h in tree[f"qkv/{tower}/{layer}"]["head"].values]
+    heads = [int(h) for h in tree[f"qkv/{tower}/{layer}"].to_dataset()["head"].values]
     head = heads[0] if state.head is None else state.head
     if head not in heads:
         raise InputError(f"head {head}: the record kept the heads {_listed(heads)} of layer {layer} only")
@@ -101,7 +102,7 @@ def chosen(state: State, store: Store) -> tuple[str, int, int]:
 def _map() -> Component:
     """The panel of the map; its downloads are the region in sight."""
     taken: list[Component] = [
-        html.Button("PNG", type="button", className="take", **{"data-zoom-picture": "1"})
+        html.Button("PNG", type="button", className="take", **more({"data-zoom-picture": "1"}))
     ]
     taken += [
         html.A(
@@ -109,7 +110,7 @@ def _map() -> Component:
             href=f"/_data/{MAP.id}.{kind}",
             className="take",
             download="",
-            **{"data-panel": MAP.id, "data-kind": kind},
+            **more({"data-panel": MAP.id, "data-kind": kind}),
         )
         for kind in ("csv", "parquet", "npz")
     ]
@@ -130,7 +131,7 @@ def _map() -> Component:
     place = html.Div(id="head-map-place")
     title = html.Div(html.H2(MAP.title), className="panel-head")
     return html.Section(
-        [title, place, foot, *stores], className="panel", id=MAP.id, **{"aria-label": MAP.title}
+        [title, place, foot, *stores], className="panel", id=MAP.id, **more({"aria-label": MAP.title})
     )
 
 
@@ -142,7 +143,9 @@ def _place(state: State, store: Store, tower: str, layer: int, head: int) -> Com
         "key": state.key,
         "region": state.region,
     }
-    return html.Div(className="deepzoom-place", key=json.dumps(told["map"]), **{"data-map": json.dumps(told)})
+    return html.Div(
+        className="deepzoom-place", key=json.dumps(told["map"]), **more({"data-map": json.dumps(told)})
+    )
 
 
 def _words(state: State, store: Store, tower: str, layer: int, head: int) -> str:
@@ -196,7 +199,7 @@ def _links(of: str) -> Any:
         one = _tiles(state, store)
         found = one.links(**{of: at}, links=LINKS)
         columns = {
-            name: ("link", np.array([link[name] for link in found], dtype=kind))
+            name: ("link", np.asarray([link[name] for link in found], dtype=kind))
             for name, kind in (("at", np.int64), ("weight", np.float32), ("text", object))
         }
         side = "queries" if of == "query" else "keys"
@@ -238,17 +241,17 @@ def _distance_words(found: xr.Dataset, state: State) -> str:  # noqa: ARG001 - t
 def _pooled(state: State, store: Store) -> xr.Dataset:
     tree = store.open(state.record)
     tower = state.tower or towers(tree)[0]
-    if "pooled" not in tree[tower]:
+    data = tree[tower].to_dataset()
+    if "pooled" not in data:
         raise InputError("The record holds no pooled map either (capture with --stats …,pooled).")
-    layer = int(tree[tower]["layer"].values[0]) if state.layer is None else state.layer
-    data = tree[tower]["pooled"].isel(sample=state.sample).sel(layer=layer, head=state.head or 0)
+    layer = int(data["layer"].values[0]) if state.layer is None else state.layer
+    cells = data["pooled"].isel(sample=state.sample).sel(layer=layer, head=state.head or 0)
     spans = [
-        f"{a}–{b - 1}"
-        for a, b in zip(tree[tower]["column_start"].values, tree[tower]["column_stop"].values, strict=True)
+        f"{a}–{b - 1}" for a, b in zip(data["column_start"].values, data["column_stop"].values, strict=True)
     ]
-    names = np.array([str(a) for a in tree[tower]["row_start"].values], dtype=object)
+    names = np.array([str(a) for a in data["row_start"].values], dtype=object)
     return xr.Dataset(
-        {"pooled": (("row", "column"), data.values)},
+        {"pooled": (("row", "column"), cells.values)},
         {"row": names, "column": np.arange(len(spans)), "text": ("column", np.array(spans, dtype=object))},
         {
             "kind": "map2d",

@@ -9,6 +9,7 @@ import xarray as xr
 from dash import Dash, html
 
 from probe.dashboard.explorer import tiles
+from probe.dashboard.explorer.attributes import more
 from probe.dashboard.explorer.page import Page
 from probe.dashboard.explorer.panels import Panel, mount, wire
 from probe.deepzoom.single import entries
@@ -38,7 +39,7 @@ def layout(state: State, store: Store) -> Component:
     parts: list[Component] = [mount(LOOKS, wide=True)] if _placed(tree, state.tower) else []
     names = overlays(tree)
     links = [
-        html.A(name, href=state.but(part=name).url("/image"), className="quiet", **{"data-raw": "1"})
+        html.A(name, href=state.but(part=name).url("/image"), className="quiet", **more({"data-raw": "1"}))
         for name in names
     ]
     if state.job or names:
@@ -110,8 +111,9 @@ def _painted(
 def _weights(
     state: State, store: Store, tree: xr.DataTree, tower: str
 ) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
-    layer = int(tree[tower]["layer"].values[-1]) if state.layer is None else state.layer
-    head = int(tree[tower]["head"].values[0]) if state.head is None else state.head
+    data = tree[tower].to_dataset()
+    layer = int(data["layer"].values[-1]) if state.layer is None else state.layer
+    head = int(data["head"].values[0]) if state.head is None else state.head
     if state.query is not None and layer in kept_layers(tree, tower):
         one = tiles.map_of(store, state.record, tower, layer, head, state.sample)
         row = entries(one.one, range(state.query, state.query + 1), range(one.shape[1]))[0]
@@ -120,11 +122,11 @@ def _weights(
             "story": f"where “{word.strip()}” (query {state.query}) looks, layer {layer}, head {head}",
             "unit": "probability",
         }
-    if "received" not in tree[tower]:
+    if "received" not in data:
         raise InputError(
             "The record has no received attention: capture it, or keep q and k and choose a query."
         )
-    got = tree[tower]["received"].sel(layer=layer, head=head).isel(sample=state.sample).values
+    got = data["received"].sel(layer=layer, head=head).isel(sample=state.sample).values
     return got, {
         "story": f"what each place receives from all queries, layer {layer}, head {head}",
         "unit": "attention",

@@ -9,6 +9,7 @@ import xarray as xr
 from dash import Dash, Input, Output, Patch, html, no_update
 from dash import State as Given
 
+from probe.dashboard.explorer.attributes import more
 from probe.dashboard.explorer.page import Page
 from probe.dashboard.explorer.panels import Panel, mount, wire
 from probe.dashboard.explorer.state import State
@@ -31,7 +32,7 @@ _NAME = re.compile(r"[\w][\w .()<>+-]{0,120}")
 
 def layout(state: State, store: Store) -> Component:
     """UMAP and slide side by side, the chosen patches below."""
-    bags = [str(name) for name in store.open(state.record)["bags"]["name"].values]
+    bags = [str(name) for name in store.open(state.record)["bags"].to_dataset()["name"].values]
     links = [
         html.A(name, href=state.but(sample=number).url("/mil"), className="quiet")
         for number, name in enumerate(bags[:40])
@@ -47,7 +48,7 @@ def layout(state: State, store: Store) -> Component:
             html.Div(id="mil-patches", className="patches"),
         ],
         className="panel wide",
-        **{"aria-label": "The chosen patches"},
+        **more({"aria-label": "The chosen patches"}),
     )
     return html.Div([mount(LINKED, *links, wide=True), chosen], className="panels")
 
@@ -64,7 +65,7 @@ def register(app: Dash, store: Store) -> None:
         Given("selection", "data"),
         prevent_initial_call=True,
     )
-    def choose(selected: Any, selection: Any) -> tuple[Any, str, Any]:
+    def choose(selected: Any, selection: Any) -> tuple[Any, Any, Any]:
         points = points_of(selected)
         if not points:  # redrawing a figure lets its lasso go, which is no choice
             return no_update, no_update, no_update
@@ -108,7 +109,8 @@ def linked_data(state: State, store: Store) -> xr.Dataset:
         }
         return both
 
-    return store.remember(state.record, ("mil", state.sample), make)
+    found: xr.Dataset = store.remember(state.record, ("mil", state.sample), make)
+    return found
 
 
 def slide_of(folder: Path, bag: str) -> Path | None:
