@@ -76,7 +76,11 @@ class Tiles:
                 f"the record kept no queries and keys of layer {layer} of /{stream}, only of {kept or 'none'}; choose one "
                 "of these, or capture again with keep='qkv'"
             )
-        self.one = alone(record[f"qkv/{stream}/{layer}"].to_dataset(inherit=False), head, sample)
+        self.one = alone(
+            record.children["qkv"].children[stream].children[str(layer)].to_dataset(inherit=False),
+            head,
+            sample,
+        )
         self.layer, self.head, self.stream, self.sample = layer, head, stream, sample
         self.shape = self.one.sizes["query"], self.one.sizes["key"]
         self._tree = xr.DataTree.from_dict({f"/qkv/{stream}/{layer}": self.one})
@@ -219,7 +223,10 @@ class Tiles:
         values = np.pad(values, (0, -len(values) % size), constant_values=np.nan).reshape(-1, size)
         count = np.isfinite(values).sum(1)
         with np.errstate(invalid="ignore"):
-            return (np.nansum(values, 1) / np.where(count, count, np.nan)).astype(np.float32)
+            means: NDArray[np.float32] = (np.nansum(values, 1) / np.where(count, count, np.nan)).astype(
+                np.float32
+            )
+        return means
 
     def _curve_name(self, side: str) -> str | None:
         return next((name for name in CURVES[side] if name in self._tower), None)

@@ -152,7 +152,7 @@ def _answer(tiles: Tiles, widget: Any, message: Any) -> None:
     """Answer one question of the browser; what cannot be answered goes back as one line."""
     asked = message if isinstance(message, dict) else {}
     what, args, reply = asked.get("what"), asked.get("args", []), {"id": asked.get("id")}
-    known = {
+    known: dict[Any, Any] = {
         "about": tiles.about,
         "tile": tiles.tile,
         "cell": tiles.cell,

@@ -100,7 +100,7 @@ def linked_data(state: State, store: Store) -> xr.Dataset:
         points = ex.instance_map(tree, bag=str(state.sample))
         slide = slide_of(store.entry(state.record).path.parent, str(points.attrs["of"]))
         overlay = ex.slide_overlay(tree, bag=str(state.sample), picture=None if slide is None else str(slide))
-        both = overlay.assign(
+        both: xr.Dataset = overlay.assign(
             {f"point_{name}": points[name] for name in ("position", "attention", "instance")}
         )
         both.attrs |= {
