@@ -1,4 +1,4 @@
-"""The notebook's widgets: the browser's questions are answered by the kernel, and a real browser draws the answers."""
+"""The notebook's widgets: what the browser asks, the kernel answers."""
 
 import numpy as np
 import pytest
