@@ -128,7 +128,7 @@ def main() -> None:
         task = progress.add_task("training", total=args.steps, completed=step)
         while step < end:
             if step >= args.search_steps and not viewing:
-                from probe.gaze.osie import viewing_trials
+                from probe.gaze.trials import viewing_trials
 
                 viewing = viewing_trials(args.viewing, held_out=False)
             torch.manual_seed(args.seed * 1_000_003 + step)  # dropout
