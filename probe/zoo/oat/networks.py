@@ -4,6 +4,8 @@ After Fang et al., Object-level Attention Transformer, ECCV 2024 (arXiv 2407.133
 
 - The last token of the encoder says what is searched (the target's appearance; nothing for free viewing), and to point at it
   ends the path. Its place is a switch: without it the model must find the target by its appearance.
+- Each object's input also holds how it differs from what is searched, feature by feature, and (place told) how near it is: the
+  published input leaves this comparison to be discovered by attention, and on our small budget it was not (README.md).
 - Places are continuous (`position.py`), so that layouts need not be grids; the three codes stand side by side uncut, and the
   flags of objects, target and free viewing lie so far apart in the table that they are orthogonal.
 - What pads a batch is masked; in the paper its fixed logit 0 competes in the softmax.
@@ -43,7 +45,7 @@ class Shape:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Scenes side by side, padded to the longest: looks [B, N+1, F+2], position [B, N+1, 3·cells], there [B, N+1] bool.
+    """Scenes side by side, padded to the longest: looks [B, N+1, 2F+4], position [B, N+1, 3·cells], there [B, N+1] bool.
 
     Token N, the last, is what is searched; `last` [B] its number in each row (rows with fewer objects have it earlier).
     `found` [B, N+1, 3·cells] is the position of each object when it is fixated (the target's then carries its flag), and
@@ -73,7 +75,8 @@ def batch_of(scenes: Sequence[Scene], shape: Shape, *, tell_place: bool) -> Batc
         raise InputError("no scene to look at, expected at least one")
     most = max(scene.count for scene in scenes) + 1
     rows, wide = len(scenes), 3 * shape.cells
-    looks = np.zeros((rows, most, shape.features + 2), np.float32)
+    own = shape.features + 2
+    looks = np.zeros((rows, most, 2 * own), np.float32)
     position, found = np.zeros((rows, most, wide), np.float32), np.zeros((rows, most, wide), np.float32)
     start = np.zeros((rows, wide), np.float32)
     flags = {f: table(shape.cells, shape.sigma)[round(f * (shape.cells - 1))] for f in (OBJECT, TARGET, FREE)}
@@ -85,7 +88,7 @@ def batch_of(scenes: Sequence[Scene], shape: Shape, *, tell_place: bool) -> Batc
             )
         places = codes(scene.places, shape.cells, shape.sigma).reshape(n, -1)
         position[row, :n] = np.hstack([places, np.tile(flags[OBJECT], (n, 1))])
-        looks[row, :n, shape.features :] = np.log2(np.maximum(scene.sizes, 1e-3)) / 4
+        looks[row, :n, shape.features : own] = np.log2(np.maximum(scene.sizes, 1e-3)) / 4
         found[row, :n] = position[row, :n]
         start[row] = np.hstack([codes(scene.start, shape.cells, shape.sigma).ravel(), flags[OBJECT]])
         searched = scene.searched
@@ -94,11 +97,14 @@ def batch_of(scenes: Sequence[Scene], shape: Shape, *, tell_place: bool) -> Batc
             looks[row, :n, : shape.features] = scene.features
             if searched is not None:
                 looks[row, n, : shape.features] = searched
+                looks[row, :n, own : own + shape.features] = np.abs(scene.features - searched)
+                looks[row, : n + 1, -2] = 1
         if scene.target is not None:
             found[row, scene.target, -shape.cells :] = flags[TARGET]
-            looks[row, n, shape.features :] = looks[row, scene.target, shape.features :]
+            looks[row, n, shape.features : own] = looks[row, scene.target, shape.features : own]
             if tell_place:
                 position[row, n, : -shape.cells] = places[scene.target]
+                looks[row, :n, -1] = np.prod((places.reshape(n, 2, -1) * places[scene.target].reshape(2, -1)).sum(-1), -1)
     counts = torch.tensor([scene.count for scene in scenes])
     there = torch.arange(most) <= counts[:, None]
     return Batch(*map(torch.from_numpy, (looks, position, found, start)), there, counts)
@@ -114,7 +120,7 @@ class OAT(nn.Module):
         if shape.width <= wide:
             raise InputError(f"width {shape.width}, expected more than the position code's {wide}")
         self.appearance = nn.Sequential(
-            nn.Linear(shape.features + 2, shape.feedforward), nn.ReLU(), nn.Linear(shape.feedforward, shape.width - wide)
+            nn.Linear(2 * (shape.features + 2), shape.feedforward), nn.ReLU(), nn.Linear(shape.feedforward, shape.width - wide)
         )
         rules: dict[str, Any] = {
             "d_model": shape.width, "nhead": shape.heads, "dim_feedforward": shape.feedforward,

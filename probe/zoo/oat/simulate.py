@@ -39,8 +39,8 @@ class Searcher:
         alike: distance of features below which an object is taken for the target.
     """
 
-    noise: float = 0.2
-    blur: float = 30.0
+    noise: float = 0.15
+    blur: float = 15.0
     travel: float = 4.0
     inhibition: float = 8.0
     memory: float = 8.0

@@ -31,11 +31,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder for the state of the training")
     parser.add_argument("--out", type=Path, help="folder for the weights; left open: none are written")
     parser.add_argument("--viewing", type=Path, help="folder of OSIE; needed from step --search-steps on")
-    parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--search-steps", type=int, default=3000, help="first so many steps see simulated search alone")
+    parser.add_argument("--steps", type=int, default=3600)
+    parser.add_argument("--search-steps", type=int, default=2000, help="first so many steps see simulated search alone")
     parser.add_argument("--stop-at", type=int, help="end this run at such a step; the next one goes on")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=7e-4)
+    parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -56,11 +56,11 @@ def draw_step(seed: int, step: int, batch: int, viewing: Sequence[Trial]) -> tup
     return trials, bool(draw.random() < 0.25)
 
 
-def one_step(model: OAT, optimizer: torch.optim.Optimizer, trials: list[Trial], tell_place: bool) -> float:
-    """One step of gradient descent; returns the loss."""
+def one_step(model: OAT, optimizer: torch.optim.Optimizer, trials: list[Trial], tell_place: bool, longest: int = LONGEST) -> float:
+    """One step of gradient descent on paths cut at `longest`; returns the loss."""
     batch = batch_of([t.scene for t in trials], model.shape, tell_place=tell_place)
-    paths = [t.path[:LONGEST] for t in trials]
-    loss = path_loss(model, batch, paths, [len(t.path) < LONGEST for t in trials])
+    paths = [t.path[:longest] for t in trials]
+    loss = path_loss(model, batch, paths, [len(t.path) < longest for t in trials])
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
