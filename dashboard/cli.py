@@ -264,7 +264,13 @@ def scanpath(**asked: Any) -> int:
     return command(request)
 
 
-for _request, _command in ((Scanpath, scanpath), (Explain, explain), (Capture, capture), (Search, calibrate), (Request, bench)):
+for _request, _command in (
+    (Scanpath, scanpath),
+    (Explain, explain),
+    (Capture, capture),
+    (Search, calibrate),
+    (Request, bench),
+):
     app.command()(with_options_of(_request, _command))
 
 

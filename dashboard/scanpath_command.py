@@ -78,11 +78,15 @@ def _table(request: Scanpath) -> int:
             step(done, of, "")
 
         if request.table == "search":
-            found = ex.search_table(ex.load_oat(), trials=request.limit or 400, seed=request.seed, progress=progress)
+            found = ex.search_table(
+                ex.load_oat(), trials=request.limit or 400, seed=request.seed, progress=progress
+            )
         elif request.table == "sti":
             found = ex.sti_table(request.data, limit=request.limit, seed=request.seed, progress=progress)
         else:
-            found = ex.viewing_table(ex.load_oat(), request.data, limit=request.limit, seed=request.seed, progress=progress)
+            found = ex.viewing_table(
+                ex.load_oat(), request.data, limit=request.limit, seed=request.seed, progress=progress
+            )
     if request.json:
         from probe.dashboard.as_json import dataset, emit
 

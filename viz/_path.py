@@ -1,4 +1,4 @@
-"""The `path` figure: numbered fixations over the picture, other paths beside it, an animation by step, and agreement by step."""
+"""The `path` figure: numbered fixations over the picture, all paths beside it, step by step, and agreement by step."""
 
 from __future__ import annotations
 
@@ -43,7 +43,11 @@ def draw_path(result: xr.Dataset) -> go.Figure:
     stops = result["stop"].values
     if not (stops >= 0).any():
         raise InputError("nothing to draw: no path has a fixation")
-    titles = (f"{result['name'].values[0]}: the order of looks", _all_title(result), "How often two paths stand on the same object")
+    titles = (
+        f"{result['name'].values[0]}: the order of looks",
+        _all_title(result),
+        "How often two paths stand on the same object",
+    )
     figure = make_subplots(
         rows=2, cols=2, specs=[[{}, {}], [{"colspan": 2}, None]], row_heights=[0.76, 0.24], subplot_titles=titles,
         vertical_spacing=0.12, horizontal_spacing=0.03,
@@ -95,7 +99,15 @@ def _ground(figure: go.Figure, result: xr.Dataset, column: int, aspect: float) -
         source = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
         axis = "" if column == 1 else "2"
         figure.add_layout_image(
-            source=source, x=0, y=0, sizex=1, sizey=aspect, xref=f"x{axis}", yref=f"y{axis}", sizing="stretch", layer="below"
+            source=source,
+            x=0,
+            y=0,
+            sizex=1,
+            sizey=aspect,
+            xref=f"x{axis}",
+            yref=f"y{axis}",
+            sizing="stretch",
+            layer="below",
         )
     target = int(result.attrs.get("target_object", -1))
     boxes = np.asarray(result["box"].values) * (aspect, 1, aspect, 1)
@@ -108,11 +120,15 @@ def _ground(figure: go.Figure, result: xr.Dataset, column: int, aspect: float) -
     figure.add_trace(_line(x, y, faint, 1), 1, column)
     if target >= 0:
         top, left, bottom, right = boxes[target]
-        figure.add_trace(_line([left, right, right, left, left], [top, top, bottom, bottom, top], WANTED, 4), 1, column)
+        figure.add_trace(
+            _line([left, right, right, left, left], [top, top, bottom, bottom, top], WANTED, 4), 1, column
+        )
 
 
 def _line(x: Any, y: Any, colour: str, width: float) -> go.Scatter:
-    return go.Scatter(x=x, y=y, mode="lines", line={"color": colour, "width": width}, hoverinfo="skip", showlegend=False)
+    return go.Scatter(
+        x=x, y=y, mode="lines", line={"color": colour, "width": width}, hoverinfo="skip", showlegend=False
+    )
 
 
 def _colour(result: xr.Dataset, path: int) -> str:
@@ -146,7 +162,11 @@ def _numbered(result: xr.Dataset) -> Any:
     """A function from a number of steps to the traces of the first path so far."""
     x, y, stops = _places(result, 0)
     colour = _colour(result, 0)
-    names = [html.escape(str(n)) for n in result["object_name"].values] if "object_name" in result.variables else []
+    names = (
+        [html.escape(str(n)) for n in result["object_name"].values]
+        if "object_name" in result.variables
+        else []
+    )
 
     def traces(steps: int) -> list[go.Scatter]:
         shown, when = list(dict.fromkeys(stops[:steps])), dict[int, list[str]]()
@@ -155,7 +175,9 @@ def _numbered(result: xr.Dataset) -> Any:
         first = [stops.index(stop) for stop in shown]
         size = [26 + 7 * min(3, len(when[stop]) - 1) for stop in shown]
         labels = [",".join(when[s][:2]) + ("…" if len(when[s]) > 2 else "") for s in shown]
-        text = [f"fixation {', '.join(when[s])}<br>object {s}{': ' + names[s] if names else ''}" for s in shown]
+        text = [
+            f"fixation {', '.join(when[s])}<br>object {s}{': ' + names[s] if names else ''}" for s in shown
+        ]
         dots = go.Scatter(
             x=x[first], y=y[first], mode="markers+text", text=[f"<b>{label}</b>" for label in labels], hovertext=text,
             hoverinfo="text", textfont={"size": 12, "color": "#000000" if colour in (MODEL, PERSON) else "#ffffff"},
@@ -171,8 +193,12 @@ def _animate(figure: go.Figure, traces: Any, at: int, steps: int) -> None:
     figure.frames = [
         go.Frame(name=str(n), data=traces(n), traces=[at, at + 1, at + 2]) for n in range(1, steps + 1)
     ]
-    at_once = {"mode": "immediate", "frame": {"duration": 0, "redraw": False}, "transition": {"duration": 0}}
-    play = {"frame": {"duration": FRAME_MS, "redraw": False}, "fromcurrent": False, "transition": {"duration": 0}}
+    at_once = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
+    play = {
+        "frame": {"duration": FRAME_MS, "redraw": True},
+        "fromcurrent": False,
+        "transition": {"duration": 0},
+    }
     figure.update_layout(
         updatemenus=[
             {
@@ -208,16 +234,29 @@ def _agreement(figure: go.Figure, result: xr.Dataset) -> None:
         )  # fmt: skip
         last = int(np.flatnonzero(np.isfinite(values))[-1])
         figure.add_annotation(
-            x=last + 1, y=values[last], text=f" {name}", xanchor="left", showarrow=False, font={"color": colour}, row=2, col=1
+            x=last + 1,
+            y=values[last],
+            text=f" {name}",
+            xanchor="left",
+            showarrow=False,
+            font={"color": colour},
+            row=2,
+            col=1,
         )
-    figure.update_yaxes(range=[0, max(0.1, 1.1 * shown)], tickformat=".0%", gridcolor=theme.RULE, row=2, col=1)
-    figure.update_xaxes(title={"text": "fixation", "standoff": 2}, dtick=1 if result.sizes["step"] < 26 else 5, row=2, col=1)
+    figure.update_yaxes(
+        range=[0, max(0.1, 1.1 * shown)], tickformat=".0%", gridcolor=theme.RULE, row=2, col=1
+    )
+    figure.update_xaxes(
+        title={"text": "fixation", "standoff": 2}, dtick=1 if result.sizes["step"] < 26 else 5, row=2, col=1
+    )
 
 
 def _layout(result: xr.Dataset, height: float) -> dict[str, object]:
     attrs = result.attrs
     target = str(attrs.get("target", ""))
-    story = "free viewing" if int(attrs.get("target_object", -1)) < 0 else f"in search of {target}, boxed in pink"
+    story = (
+        "free viewing" if int(attrs.get("target_object", -1)) < 0 else f"in search of {target}, boxed in pink"
+    )
     story += f"; {attrs.get('model', '')}, first path {attrs.get('method', '')}"
     return theme.layout(
         title=theme.heading(html.escape(str(attrs.get("title", "Scanpath"))), html.escape(story)),

@@ -11,7 +11,7 @@ from probe.gaze.scene import Scene
 if TYPE_CHECKING:
     from probe.zoo.oat.networks import OAT
 
-WAYS = ("greedy", "sampled", "beam")
+WAYS = ("typical", "greedy", "sampled", "beam")
 LONGEST = 24
 
 
@@ -47,7 +47,11 @@ def predict_paths(
         lengths = torch.full((len(scenes),), longest)
         for step in range(longest):
             logits = model.score(batch, encoded, paths)[:, -1]
-            chosen = torch.multinomial(logits.softmax(-1), 1, generator=draw)[:, 0] if sample else logits.argmax(-1)
+            chosen = (
+                torch.multinomial(logits.softmax(-1), 1, generator=draw)[:, 0]
+                if sample
+                else logits.argmax(-1)
+            )
             stopped = (chosen == batch.last) & ~ended
             lengths[stopped] = step
             ended |= stopped
@@ -101,7 +105,9 @@ def beam_paths(
     return sorted(done, key=lambda entry: -entry[1])[:width]
 
 
-def step_probabilities(model: "OAT", scene: Scene, path: Sequence[int], *, tell_place: bool = False) -> np.ndarray:
+def step_probabilities(
+    model: "OAT", scene: Scene, path: Sequence[int], *, tell_place: bool = False
+) -> np.ndarray:
     """The probability of each object, and of the end (last), after each prefix of a path, [T + 1, N + 1]."""
     import torch
 

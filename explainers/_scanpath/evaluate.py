@@ -12,18 +12,26 @@ from probe.errors import InputError
 from probe.explainers._places import fixation_auc, nss
 from probe.explainers._scanpath.decode import predict_paths
 from probe.explainers._scanpath.floors import local_walk, marginal_paths, random_paths
-from probe.explainers._scanpath.measures import behavioural_delta, density, edit_distance, scanmatch, sequence_score
+from probe.explainers._scanpath.measures import (
+    behavioural_delta,
+    density,
+    edit_distance,
+    scanmatch,
+    sequence_score,
+)
 from probe.explainers._scanpath.tables import table_of
 from probe.gaze.scene import Trial
 from probe.gaze.trials import Photo, photos, sti_trials
 
 Progress = Callable[[int, int], None] | None
 Named = Sequence[tuple[str, Trial]]
-STI_LONGEST = 60
+STI_LONGEST = 40
 _MAP = (75, 100)
 
 
-def fit_oat(trials: Sequence[Trial], shape: Any, *, tell_place: bool, epochs: int, seed: int, batch: int = 32) -> Any:
+def fit_oat(
+    trials: Sequence[Trial], shape: Any, *, tell_place: bool, epochs: int, seed: int, batch: int = 32
+) -> Any:
     """An OAT trained on some trials alone; the random state of torch is left as it was.
 
     Args:
@@ -46,16 +54,31 @@ def fit_oat(trials: Sequence[Trial], shape: Any, *, tell_place: bool, epochs: in
         draw, steps, step = np.random.default_rng(seed), epochs * -(-len(trials) // batch), 0
         for _ in range(epochs):
             order = draw.permutation(len(trials))
-            for start in range(0, len(order), batch):
+            order = order[
+                np.argsort([len(trials[i].path) for i in order], kind="stable")
+            ]  # batches of like length
+            for start in (draw.permutation(-(-len(order) // batch)) * batch).tolist():
                 for group in optimizer.param_groups:
                     group["lr"] = 2e-3 * rate_of(step, steps, warm=min(50, steps // 4))
-                one_step(model, optimizer, [trials[i] for i in order[start : start + batch]], tell_place, STI_LONGEST)
+                one_step(
+                    model,
+                    optimizer,
+                    [trials[i] for i in order[start : start + batch]],
+                    tell_place,
+                    STI_LONGEST,
+                )
                 step += 1
     return model.eval()
 
 
 def sti_table(
-    data: str | Path, *, folds: int = 5, epochs: int = 25, limit: int | None = None, seed: int = 0, progress: Progress = None
+    data: str | Path,
+    *,
+    folds: int = 5,
+    epochs: int = 20,
+    limit: int | None = None,
+    seed: int = 0,
+    progress: Progress = None,
 ) -> xr.Dataset:
     """OAT trained on people's searches of the Amazon covers, tested on collages it has not seen, beside floors and people.
 
@@ -109,7 +132,9 @@ def sti_table(
                 progress(2 * fold + number + 1, 2 * folds)
         for name, paths in made.items():
             told[name] += [(n, t, p) for (n, t), p in zip(test, paths, strict=True)]
-    rows = {"another person": _people(tested)} | {name: _against(entries, tested) for name, entries in told.items()}
+    rows = {"another person": _people(tested)} | {
+        name: _against(entries, tested) for name, entries in told.items()
+    }
     note = f"{len(tested)} searches of {len(order)} collages, {folds} folds by collage, {epochs} epochs each, places only"
     return table_of(rows, note)
 
@@ -145,11 +170,20 @@ def _against(entries: Sequence[tuple[str, Trial, list[int]]], tested: Named) -> 
         people.setdefault(name, []).append(trial)
     pairs = [(path, t.path, t.scene.places) for name, _, path in entries for t in people[name]]
     ours = [(path, trial.scene.target) for _, trial, path in entries]
-    return {**_measures(pairs), "delta": behavioural_delta(ours, [(t.path, t.scene.target) for _, t in tested])}
+    return {
+        **_measures(pairs),
+        "delta": behavioural_delta(ours, [(t.path, t.scene.target) for _, t in tested]),
+    }
 
 
 def viewing_table(
-    model: Any, data: str | Path, *, limit: int | None = None, draws: int = 60, seed: int = 0, progress: Progress = None
+    model: Any,
+    data: str | Path,
+    *,
+    limit: int | None = None,
+    draws: int = 60,
+    seed: int = 0,
+    progress: Progress = None,
 ) -> xr.Dataset:
     """Free viewing of the OSIE photographs that the training left out: maps of fixations and paths, beside baselines.
 
@@ -206,7 +240,9 @@ def _photo_rows(
         "centre prior (σ a quarter)": np.exp(-(y**2 + x**2) / (2 * 0.25**2)),
         "context-aware saliency": zoom(saliency, np.array(_MAP) / saliency.shape, order=1),
     }
-    rows: dict[str, dict[str, float]] = {n: {"NSS": nss(m, cells), "AUC": fixation_auc(m, cells)} for n, m in maps.items()}
+    rows: dict[str, dict[str, float]] = {
+        n: {"NSS": nss(m, cells), "AUC": fixation_auc(m, cells)} for n, m in maps.items()
+    }
     lengths = [len(t.path) for t in judges]
     scenes = [photo.scene] * len(judges)
     made = {

@@ -45,10 +45,13 @@ def edit_distance(first: Path, second: Path, *, normalised: bool = False) -> flo
     return row[-1] / max(len(first), len(second))
 
 
-def scanmatch(first: Path, second: Path, places: Floats, *, threshold: float | None = None, gap: float = 0.0) -> float:
+def scanmatch(
+    first: Path, second: Path, places: Floats, *, threshold: float | None = None, gap: float = 0.0
+) -> float:
     """ScanMatch over objects: alignment with a substitution score that falls with the distance, over the best possible; ≤ 1.
 
-    The score of two objects is (threshold − distance) / threshold, at least −1 … 1 for the same object, below 0 beyond the threshold.
+    The score of two objects is (threshold − distance) / threshold, 1 for the same object, below 0 beyond the
+    threshold and never below −1.
 
     Args:
         first: numbers of objects.
@@ -102,9 +105,13 @@ def multimatch(first: Path, second: Path, places: Floats) -> dict[str, float]:
     try:
         from multimatch_gaze import docomparison
     except ImportError as error:
-        raise InputError("MultiMatch needs the package multimatch-gaze: pip install multimatch-gaze") from error
+        raise InputError(
+            "MultiMatch needs the package multimatch-gaze: pip install multimatch-gaze"
+        ) from error
     kind = [("start_x", float), ("start_y", float), ("duration", float)]
-    both = [np.array([(places[i][1], places[i][0], 1.0) for i in path], dtype=kind) for path in (first, second)]
+    both = [
+        np.array([(places[i][1], places[i][0], 1.0) for i in path], dtype=kind) for path in (first, second)
+    ]
     found = docomparison(*both, screensize=[1.0, 1.0])
     return dict(zip(names, map(float, found), strict=False))
 
@@ -184,7 +191,10 @@ def density(paths: Sequence[Path], boxes: Floats, shape: tuple[int, int], sigma:
     found = np.zeros(shape)
     for stop, count in zip(*np.unique([s for path in paths for s in path], return_counts=True), strict=True):
         top, left, bottom, right = np.round(boxes[stop] * np.tile(shape, 2)).astype(int)
-        part = (slice(min(top, shape[0] - 1), max(bottom, top + 1)), slice(min(left, shape[1] - 1), max(right, left + 1)))
+        part = (
+            slice(min(top, shape[0] - 1), max(bottom, top + 1)),
+            slice(min(left, shape[1] - 1), max(right, left + 1)),
+        )
         found[part] += count / found[part].size
     blurred = gaussian_filter(found, sigma)
     return np.asarray(blurred / blurred.sum())

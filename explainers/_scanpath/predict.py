@@ -3,7 +3,7 @@
 import functools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +12,7 @@ import xarray as xr
 
 from probe.errors import InputError, ModelError
 from probe.explainers._scanpath.decode import WAYS, beam_paths, predict_paths
+from probe.explainers._scanpath.measures import sequence_score
 from probe.explainers._scanpath.result import path_dataset
 from probe.explainers.spec import Choice, Flag, Interval, Text, explainer
 from probe.gaze.boxes import PROPOSALS, Objects, propose, read_boxes
@@ -60,7 +61,9 @@ def load_oat(folder: str | None = None) -> LoadedOAT:
         raise ModelError(f"{home} holds no OAT: expected model.safetensors and config.json")
     model = OAT(Shape(**json.loads((home / "config.json").read_text("utf-8"))))
     try:
-        model.load_state_dict({name: value.float() for name, value in load_file(home / "model.safetensors").items()})
+        model.load_state_dict(
+            {name: value.float() for name, value in load_file(home / "model.safetensors").items()}
+        )
     except RuntimeError as error:
         raise ModelError(f"{home}: the weights are not those of this network: {error}") from error
     return LoadedOAT(model.eval(), source="embedded" if folder is None else "folder")
@@ -71,13 +74,19 @@ def scanpath(
     model: Any,
     picture: Any,
     *,
-    boxes: Annotated[str | None, Text("file of objects: COCO JSON, or CSV with x, y, width, height[, name]")] = None,
+    boxes: Annotated[
+        str | None, Text("file of objects: COCO JSON, or CSV with x, y, width, height[, name]")
+    ] = None,
     propose_by: Annotated[str, Choice(*PROPOSALS, help="how objects are proposed without boxes")] = "slic",
     objects: Annotated[int, Interval(1, 200, "about how many objects are proposed")] = 40,
-    target: Annotated[int | None, Interval(0, 100_000, "number of the object searched, from 0; open: free viewing")] = None,
-    way: Annotated[str, Choice(*WAYS, help="how the first path is decoded")] = "beam",
+    target: Annotated[
+        int | None, Interval(0, 100_000, "number of the object searched, from 0; open: free viewing")
+    ] = None,
+    way: Annotated[str, Choice(*WAYS, help="how the first path is decoded")] = "typical",
     samples: Annotated[int, Interval(0, 200, "further paths drawn from the model")] = 8,
-    tell_place: Annotated[bool, Flag("tell the model where the target is, as the published model does")] = False,
+    tell_place: Annotated[
+        bool, Flag("tell the model where the target is, as the published model does")
+    ] = False,
     seed: Annotated[int, Interval(0, 2**31, "of the draws")] = 0,
 ) -> xr.Dataset:
     """Where people would look next: an ordered path over the objects of a picture, in search of one of them or freely.
@@ -89,7 +98,8 @@ def scanpath(
         propose_by: without boxes: "slic" superpixels, merged "regions", or a "grid".
         objects: without boxes: about how many.
         target: number of the object that is searched; left open: free viewing.
-        way: "greedy", "sampled", or "beam": the likeliest whole path.
+        way: "typical": of the drawn paths the one most alike to the others (sequence score); "greedy": the likeliest object
+            each time; "sampled": one more draw; or "beam": the likeliest whole path a step, which lingers more than people do.
         samples: how many further paths are drawn.
         tell_place: whether the model is told the target's place, not its appearance alone.
         seed: of the draws.
@@ -114,11 +124,19 @@ def scanpath(
     small = shown.copy()
     small.thumbnail((SHOWN, SHOWN))
     result = path_dataset(found, paths, target, np.asarray(small, np.uint8), shown.height / shown.width)
-    return _told(result, model, found, target, way, picture if isinstance(picture, (str, Path)) else "picture")
+    return _told(
+        result, model, found, target, way, picture if isinstance(picture, (str, Path)) else "picture"
+    )
 
 
 def scanpath_of_trial(
-    model: Any, data: str | Path, picture: str | None = None, *, samples: int = 8, tell_place: bool = False, seed: int = 0
+    model: Any,
+    data: str | Path,
+    picture: str | None = None,
+    *,
+    samples: int = 8,
+    tell_place: bool = False,
+    seed: int = 0,
 ) -> xr.Dataset:
     """People's searches of one STI collage beside the model's; the picture itself is not published, its grid is shown.
 
@@ -145,16 +163,18 @@ def scanpath_of_trial(
         raise InputError(f"no collage {chosen!r} in {data}; there is {names[0]} to {names[-1]}")
     own = [trial for name, trial in trials if name == chosen]
     scene = own[0].scene
-    paths = _decoded(_network(model), scene, "sampled", samples, tell_place, seed)
+    paths = _decoded(_network(model), scene, "typical", samples, tell_place, seed)
     paths += [(f"person {trial.person}", "person", list(trial.path)) for trial in own]
     half = scene.sizes / 2
-    cells = Objects(np.hstack([scene.places - half, scene.places + half]), tuple(f"cell {n}" for n in range(scene.count)))
+    cells = Objects(
+        np.hstack([scene.places - half, scene.places + half]), tuple(f"cell {n}" for n in range(scene.count))
+    )
     result = path_dataset(cells, paths, scene.target, None, 1600 / 2559)
     result.attrs |= {
         "kind": "path", "explainer": "scanpath", "title": "Scanpath over objects", "references": list(REFERENCES),
         "parameters": json.dumps({"samples": samples, "tell_place": tell_place, "seed": seed}),
     }  # fmt: skip
-    return _told(result, model, cells, scene.target, "sampled", chosen)
+    return _told(result, model, cells, scene.target, "typical", chosen)
 
 
 def _network(model: Any) -> "OAT":
@@ -169,18 +189,27 @@ def _network(model: Any) -> "OAT":
 def _decoded(
     network: "OAT", scene: Scene, way: str, samples: int, tell_place: bool, seed: int
 ) -> list[tuple[str, str, Sequence[int]]]:
-    if way == "beam":
+    drawn = (
+        predict_paths(network, [scene] * samples, tell_place=tell_place, sample=True, seed=seed + 1)
+        if samples
+        else []
+    )
+    if way == "typical":
+        if len(drawn) < 2:
+            raise InputError(f"{samples} samples, expected at least 2 for the typical path (or another way)")
+        alike = [sum(sequence_score(one, other) for other in drawn) for one in drawn]
+        first = drawn[int(np.argmax(alike))]
+    elif way == "beam":
         first = beam_paths(network, scene, tell_place=tell_place)[0][0]
     else:
         first = predict_paths(network, [scene], tell_place=tell_place, sample=way == "sampled", seed=seed)[0]
     found: list[tuple[str, str, Sequence[int]]] = [(f"model, {way}", "model", first)]
-    if samples:
-        drawn = predict_paths(network, [replace(scene)] * samples, tell_place=tell_place, sample=True, seed=seed + 1)
-        found += [(f"model, draw {n}", "model", path) for n, path in enumerate(drawn, 1)]
-    return found
+    return found + [(f"model, draw {n}", "model", path) for n, path in enumerate(drawn, 1)]
 
 
-def _told(result: xr.Dataset, model: Any, objects: Objects, target: int | None, way: str, source: Any) -> xr.Dataset:
+def _told(
+    result: xr.Dataset, model: Any, objects: Objects, target: int | None, way: str, source: Any
+) -> xr.Dataset:
     searched = "free viewing" if target is None else f"{objects.names[target]} (number {target})"
     result.attrs |= {
         "model": str(getattr(model, "name", "oat")), "target": searched, "method": way, "input": str(source),

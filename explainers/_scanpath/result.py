@@ -29,8 +29,8 @@ def path_dataset(
 
     Returns:
         stop(path, step): number of the object, −1 after the end; row, column(path, step): its middle as parts of height and
-        width, NaN after the end; name, made_by(path); box(object, side): top, left, bottom, right as parts, object_name(object);
-        agreement(step): how often two of the model's paths that both go on so far stand on the same object, people(step) the
+        width, NaN after the end; name, made_by(path); box(object, side): top, left, bottom, right as parts,
+        object_name(object); agreement(step): how often two of the model's paths that both go on so far stand on the same object, people(step) the
         same of people's, NaN for fewer than two; `picture(pixel_row, pixel_column, colour)` where there is one.
     """
     longest = max(len(path) for _, _, path in paths)
@@ -55,7 +55,12 @@ def path_dataset(
             "object_name": ("object", strings(list(objects.names))),
             "step": np.arange(1, longest + 1),
         },
-        attrs={"unit": "object", "value": "stop", "aspect": float(aspect), "target_object": -1 if target is None else target},
+        attrs={
+            "unit": "object",
+            "value": "stop",
+            "aspect": float(aspect),
+            "target_object": -1 if target is None else target,
+        },
     )
     if picture is not None:
         found["picture"] = (("pixel_row", "pixel_column", "colour"), picture)

@@ -8,7 +8,12 @@ import xarray as xr
 
 from probe.explainers._scanpath.decode import predict_paths
 from probe.explainers._scanpath.floors import local_walk, random_paths
-from probe.explainers._scanpath.measures import behavioural_delta, edit_distance, search_efficiency, sequence_score
+from probe.explainers._scanpath.measures import (
+    behavioural_delta,
+    edit_distance,
+    search_efficiency,
+    sequence_score,
+)
 from probe.explainers._scanpath.tables import table_of
 from probe.gaze.scene import Trial
 
@@ -41,7 +46,9 @@ def search_table(
         "another searcher": lambda: [search(s, again) for s in scenes],
         "OAT, place blind, sampled": lambda: predict_paths(network, scenes, sample=True, seed=seed),
         "OAT, place blind, greedy": lambda: predict_paths(network, scenes),
-        "OAT, place given, sampled": lambda: predict_paths(network, scenes, tell_place=True, sample=True, seed=seed),
+        "OAT, place given, sampled": lambda: predict_paths(
+            network, scenes, tell_place=True, sample=True, seed=seed
+        ),
         "local walk, ends on target": lambda: local_walk(scenes, lengths, kept, seed),
         "random objects": lambda: random_paths(scenes, lengths, seed),
     }
@@ -50,7 +57,9 @@ def search_table(
         rows[name] = _row(make(), kept)
         if progress is not None:
             progress(done, len(ways))
-    return table_of(rows, f"{len(kept)} simulated searches unseen in training; found by n: target fixated by step n")
+    return table_of(
+        rows, f"{len(kept)} simulated searches unseen in training; found by n: target fixated by step n"
+    )
 
 
 def _row(paths: list[list[int]], trials: list[Trial]) -> dict[str, float]:

@@ -19,10 +19,13 @@ def path_statements(data: xr.Dataset) -> list[Statement]:
     found = [Statement("task", f"The viewer {task}, among {where}.", float(target))]
     if not first:
         return [*found, Statement("no_path", "The path has no fixation.", 0.0), _source(stops, makers)]
-    names = [_where(data, stop) for stop in first[:NAMED]]
-    more = len(first) - len(names)
-    rest = f", and {plural(more, 'fixation')} more" if more else ""
-    found.append(Statement("order", f"The first path goes to {', then '.join(names)}{rest}.", float(len(first))))
+    runs = [stop for n, stop in enumerate(first) if n == 0 or stop != first[n - 1]]
+    names = [_where(data, stop) for stop in runs[:NAMED]]
+    more = len(runs) - len(names)
+    rest = f", and {plural(more, 'look')} more" if more else ""
+    found.append(
+        Statement("order", f"The first path goes to {', then '.join(names)}{rest}.", float(len(first)))
+    )
     found.append(_end(first, target))
     found += [s for s in (_sample(stops[makers == "model"], target), *_agreement(data)) if s is not None]
     return [*found, _source(stops, makers)]
@@ -43,7 +46,9 @@ def _end(path: list[int], target: int) -> Statement:
         text = f"It ends after {plural(len(path), 'fixation')} on {plural(different, 'different object')}."
         return Statement("end", text, share)
     if target not in path:
-        return Statement("end", f"It ends after {plural(len(path), 'fixation')} without having looked at the target.", 0.0)
+        return Statement(
+            "end", f"It ends after {plural(len(path), 'fixation')} without having looked at the target.", 0.0
+        )
     when = path.index(target) + 1
     return Statement("end", f"It reaches the target with fixation {when} of {len(path)}.", float(when))
 
@@ -69,6 +74,10 @@ def _agreement(data: xr.Dataset) -> list[Statement]:
 
 
 def _source(stops: np.ndarray, makers: np.ndarray) -> Statement:
-    kinds = [(int((makers == k).sum()), w) for k, w in (("model", "predicted path"), ("person", "person's path"))]
-    named = listing([plural(n, w, w.replace("path", "paths").replace("person's", "people's")) for n, w in kinds if n])
+    kinds = [
+        (int((makers == k).sum()), w) for k, w in (("model", "predicted path"), ("person", "person's path"))
+    ]
+    named = listing(
+        [plural(n, w, w.replace("path", "paths").replace("person's", "people's")) for n, w in kinds if n]
+    )
     return Statement("paths", f"Shown: {named}.", float(len(stops)))

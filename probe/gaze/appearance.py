@@ -23,7 +23,9 @@ def shrunk(picture: Any) -> NDArray[np.uint8]:
     return np.asarray(small, dtype=np.uint8)
 
 
-def plain_features(pixels: NDArray[np.uint8], labels: NDArray[np.integer[Any]] | None, boxes: Floats | None) -> Floats:
+def plain_features(
+    pixels: NDArray[np.uint8], labels: NDArray[np.integer[Any]] | None, boxes: Floats | None
+) -> Floats:
     """Colour, its spread, its contrast with the surround, and edges, of each object.
 
     Args:
@@ -46,9 +48,11 @@ def plain_features(pixels: NDArray[np.uint8], labels: NDArray[np.integer[Any]] |
     around = np.stack([gaussian_filter(lab[..., i], max(lab.shape[:2]) / 5) for i in range(3)], -1)
     rows = []
     for inside in _members(lab.shape[:2], labels, boxes):
-        own, wide = lab[inside], around[inside].mean(0)
+        own, wide, lines = (values[inside].reshape(-1, 3) for values in (lab, around, edges))
         mean = own.mean(0)
-        rows.append(np.concatenate([mean, 3 * own.std(0) - 0.5, 2 * (mean - wide), edges[inside].mean(0) - 0.5]))
+        rows.append(
+            np.concatenate([mean, 3 * own.std(0) - 0.5, 2 * (mean - wide.mean(0)), lines.mean(0) - 0.5])
+        )
     return np.asarray(np.clip(np.array(rows), -1, 1), dtype=np.float32)
 
 

@@ -27,13 +27,17 @@ class Objects:
     def scene(self, pixels: NDArray[np.uint8] | None, target: int | None = None) -> Scene:
         """The objects with their plain appearance (`pixels` None: with none), and what is searched."""
         if len(self.boxes) == 0:
-            raise InputError("the picture has no objects; give at least one box, or propose some (--propose slic)")
+            raise InputError(
+                "the picture has no objects; give at least one box, or propose some (--propose slic)"
+            )
         boxes = np.asarray(self.boxes, dtype=np.float64)
         shown = np.zeros((len(boxes), 0), np.float32)
         if pixels is not None:
             own = self.labels is not None
             shown = plain_features(pixels, self.labels, None) if own else plain_features(pixels, None, boxes)
-        return Scene((boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2], shown, target, None, CENTRE)
+        return Scene(
+            (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2], shown, target, None, CENTRE
+        )
 
     def holding(self, place: tuple[float, float]) -> int | None:
         """The object at a place (row and column as parts): of several the smallest, of equal ones the first; None: none."""
@@ -141,7 +145,12 @@ def propose(picture: Any, how: str = "slic", count: int = 40) -> Objects:
     boxes = []
     for number in range(int(labels.max()) + 1):
         on_rows, on_columns = np.nonzero(labels == number)
-        ends = (on_rows.min() / height, on_columns.min() / width, (on_rows.max() + 1) / height, (on_columns.max() + 1) / width)
+        ends = (
+            on_rows.min() / height,
+            on_columns.min() / width,
+            (on_rows.max() + 1) / height,
+            (on_columns.max() + 1) / width,
+        )
         boxes.append(ends)
     return Objects(np.array(boxes), tuple(f"{how} {n}" for n in range(len(boxes))), labels)
 

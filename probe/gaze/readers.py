@@ -37,13 +37,16 @@ class Scanpath:
     box: Floats | None = None
 
 
-def read_scanpaths(path: str | Path, form: str = "auto", size: tuple[int, int] | None = None) -> list[Scanpath]:
+def read_scanpaths(
+    path: str | Path, form: str = "auto", size: tuple[int, int] | None = None
+) -> list[Scanpath]:
     """All scanpaths of a file, those without any fixation left out.
 
     Args:
         path: the file, or the folder of OSIE (fixations.mat) or STI (Amazon.json).
         form: "coco-search18", "osie", "sti" or "csv" (columns picture, person, x, y[, duration in ms]); "auto" goes by content.
-        size: height and width of the pictures in pixels, for files that do not say it (COCO-Search18: 1050, 1680; OSIE: 600, 800).
+        size: height and width of the pictures in pixels, where the file does not say it (COCO-Search18: 1050, 1680;
+            OSIE: 600, 800).
 
     Raises:
         InputError: no such file, another form, or no scanpath in it.
@@ -89,7 +92,10 @@ def _coco_search(file: Path, size: tuple[int, int] | None) -> list[Scanpath]:
     for one in json.loads(file.read_text("utf-8")):
         x, y, w, h = one.get("bbox") or (np.nan,) * 4
         box = np.array([y / shown[0], x / shown[1], (y + h) / shown[0], (x + w) / shown[1]])
-        places, took = _places(np.array(one["X"]), np.array(one["Y"]), shown), np.array(one["T"], float) / 1000
+        places, took = (
+            _places(np.array(one["X"]), np.array(one["Y"]), shown),
+            np.array(one["T"], float) / 1000,
+        )
         known = box if np.isfinite(box).all() and one.get("condition", "present") == "present" else None
         found.append(Scanpath(one["name"], str(one["subject"]), places, took, shown, one.get("task"), known))
     return found
@@ -101,7 +107,10 @@ def _osie(file: Path, size: tuple[int, int] | None) -> list[Scanpath]:
     shown, found = size or (600, 800), []
     for record in loadmat(file, squeeze_me=True, struct_as_record=False)["fixations"]:
         for number, subject in enumerate(record.subjects):
-            places, took = _places(subject.fix_x, subject.fix_y, shown), np.atleast_1d(subject.fix_duration) / 1000
+            places, took = (
+                _places(subject.fix_x, subject.fix_y, shown),
+                np.atleast_1d(subject.fix_duration) / 1000,
+            )
             found.append(Scanpath(str(record.img), str(number), places, took, shown))
     return found
 
@@ -116,7 +125,9 @@ def _sti(file: Path, size: tuple[int, int] | None) -> list[Scanpath]:
             at = np.array(points, float).reshape(-1, 2)
             places = _places(at[:, 0], at[:, 1], shown)
             found.append(
-                Scanpath(str(name), str(person), places, np.full(len(at), np.nan), shown, str(one["target"]), box)
+                Scanpath(
+                    str(name), str(person), places, np.full(len(at), np.nan), shown, str(one["target"]), box
+                )
             )
     return found
 
@@ -137,7 +148,9 @@ def _sti_box(boxes: Any, size: tuple[int, int]) -> Floats:
 
 def _csv(file: Path, size: tuple[int, int] | None) -> list[Scanpath]:
     if size is None:
-        raise InputError(f"{file}: a CSV does not say how large the pictures are; give their height and width")
+        raise InputError(
+            f"{file}: a CSV does not say how large the pictures are; give their height and width"
+        )
     rows: dict[tuple[str, str], list[tuple[float, float, float]]] = defaultdict(list)
     with file.open(encoding="utf-8", newline="") as lines:
         for row in csv.DictReader(lines):

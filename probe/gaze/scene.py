@@ -38,14 +38,20 @@ class Scene:
             raise InputError("a scene without objects has no path over objects; give at least one")
         shapes = (self.places.shape, self.sizes.shape, self.features.shape[:1])
         if shapes != ((count, 2), (count, 2), (count,)):
-            raise InputError(f"places, sizes and features have shapes {shapes}, expected [N, 2], [N, 2], [N, F]")
+            raise InputError(
+                f"places, sizes and features have shapes {shapes}, expected [N, 2], [N, 2], [N, F]"
+            )
         for name, values in (("places", self.places), ("sizes", self.sizes), ("start", np.array(self.start))):
             if not ((values >= 0) & (values <= 1)).all():
-                raise InputError(f"{name} lie outside the picture; expected parts of its height and width, 0 to 1")
+                raise InputError(
+                    f"{name} lie outside the picture; expected parts of its height and width, 0 to 1"
+                )
         if not np.isfinite(self.features).all():
             raise InputError("a feature of an object is not finite")
         if self.target is not None and not 0 <= self.target < count:
-            raise InputError(f"target {self.target}, expected a number from 0 to {count - 1}, as there are {count} objects")
+            raise InputError(
+                f"target {self.target}, expected a number from 0 to {count - 1}, as there are {count} objects"
+            )
 
     @property
     def searched(self) -> Floats | None:
@@ -63,7 +69,11 @@ class Scene:
         """The same scene with its objects in another order: new object i is the old `order[i]`."""
         target = None if self.target is None else int(np.flatnonzero(order == self.target)[0])
         return replace(
-            self, places=self.places[order], sizes=self.sizes[order], features=self.features[order], target=target
+            self,
+            places=self.places[order],
+            sizes=self.sizes[order],
+            features=self.features[order],
+            target=target,
         )
 
 

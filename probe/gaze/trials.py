@@ -68,7 +68,9 @@ def photos(
             path, _ = path_over(objects, one.places[1:].tolist())
             if path:
                 row, column = np.clip(one.places[0], 0, 1)
-                trials.append(Trial(replace(scene, start=(float(row), float(column))), tuple(path), one.person))
+                trials.append(
+                    Trial(replace(scene, start=(float(row), float(column))), tuple(path), one.person)
+                )
                 used.append(one)
         found.append(Photo(file, objects, scene, tuple(trials), tuple(used)))
     return found
@@ -110,7 +112,9 @@ def sti_trials(path: str | Path) -> list[tuple[str, Trial]]:
             raise InputError(f"{path}: {one.picture} has no box of its target")
         row, column = ((one.box[:2] + one.box[2:]) / 2 * (STI_ROWS, STI_COLUMNS)).astype(int)
         scene = replace(cells, target=int(row * STI_COLUMNS + column))
-        found.append((one.picture, Trial(scene, tuple(int(v) for v in at[:, 0] * STI_COLUMNS + at[:, 1]), one.person)))
+        found.append(
+            (one.picture, Trial(scene, tuple(int(v) for v in at[:, 0] * STI_COLUMNS + at[:, 1]), one.person))
+        )
     lengths = np.array([len(trial.path) for _, trial in found])
     most = lengths.mean() + 3 * lengths.std()
     return [entry for entry, length in zip(found, lengths, strict=True) if length <= most]

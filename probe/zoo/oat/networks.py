@@ -104,7 +104,9 @@ def batch_of(scenes: Sequence[Scene], shape: Shape, *, tell_place: bool) -> Batc
             looks[row, n, shape.features : own] = looks[row, scene.target, shape.features : own]
             if tell_place:
                 position[row, n, : -shape.cells] = places[scene.target]
-                looks[row, :n, -1] = np.prod((places.reshape(n, 2, -1) * places[scene.target].reshape(2, -1)).sum(-1), -1)
+                looks[row, :n, -1] = np.prod(
+                    (places.reshape(n, 2, -1) * places[scene.target].reshape(2, -1)).sum(-1), -1
+                )
     counts = torch.tensor([scene.count for scene in scenes])
     there = torch.arange(most) <= counts[:, None]
     return Batch(*map(torch.from_numpy, (looks, position, found, start)), there, counts)
@@ -120,13 +122,17 @@ class OAT(nn.Module):
         if shape.width <= wide:
             raise InputError(f"width {shape.width}, expected more than the position code's {wide}")
         self.appearance = nn.Sequential(
-            nn.Linear(2 * (shape.features + 2), shape.feedforward), nn.ReLU(), nn.Linear(shape.feedforward, shape.width - wide)
+            nn.Linear(2 * (shape.features + 2), shape.feedforward),
+            nn.ReLU(),
+            nn.Linear(shape.feedforward, shape.width - wide),
         )
         rules: dict[str, Any] = {
             "d_model": shape.width, "nhead": shape.heads, "dim_feedforward": shape.feedforward,
             "dropout": shape.dropout, "batch_first": True,
         }  # fmt: skip
-        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(**rules), shape.encoder, enable_nested_tensor=False)
+        self.encoder = nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(**rules), shape.encoder, enable_nested_tensor=False
+        )
         self.decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(**rules), shape.decoder)
         self.of_object = nn.Linear(shape.width, shape.pointers * shape.width, bias=False)
         self.of_step = nn.Linear(shape.width, shape.pointers * shape.width, bias=False)
@@ -189,7 +195,10 @@ def path_loss(model: OAT, batch: Batch, paths: Sequence[Sequence[int]], ended: S
         ended: whether a path came to its own end; where it was cut, its end is not learnt.
     """
     length = max(map(len, paths))
-    steps, wanted = torch.zeros(len(paths), length, dtype=torch.long), torch.full((len(paths), length + 1), -100)
+    steps, wanted = (
+        torch.zeros(len(paths), length, dtype=torch.long),
+        torch.full((len(paths), length + 1), -100),
+    )
     for row, path in enumerate(paths):
         steps[row, : len(path)] = wanted[row, : len(path)] = torch.tensor(list(path))
         if ended[row]:

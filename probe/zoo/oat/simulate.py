@@ -85,7 +85,9 @@ def search(scene: Scene, draw: np.random.Generator, searcher: Searcher = Searche
         seen, precision = seen + glimpse / spread[:, None] ** 2, precision + 1 / spread**2
         # log odds of "is the target": closeness of the mean glimpse, in units of what noise leaves open
         mean = seen / precision[:, None]
-        evidence = -((mean - wanted) ** 2).sum(1) / (2 * (searcher.noise**2 + 1 / precision) * len(wanted)) * 4
+        evidence = (
+            -((mean - wanted) ** 2).sum(1) / (2 * (searcher.noise**2 + 1 / precision) * len(wanted)) * 4
+        )
         since = len(path) - left
         rest = searcher.inhibition * np.exp(-(since - 1) / searcher.memory)
         value = evidence - searcher.travel * distance - rest + draw.gumbel(scale=searcher.chance, size=count)
@@ -110,7 +112,9 @@ def _layout(draw: np.random.Generator) -> tuple[Floats, Floats]:
     """A grid (half of the trials; jittered in half of these), or objects strewn about with room between them."""
     if draw.random() < 0.5:
         rows, columns = int(draw.integers(2, 7)), int(draw.integers(2, 9))
-        at = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), -1).reshape(-1, 2) + 0.5
+        at = (
+            np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), -1).reshape(-1, 2) + 0.5
+        )
         jitter = 0.2 if draw.random() < 0.5 else 0.0
         places = (at + draw.uniform(-jitter, jitter, at.shape)) / (rows, columns)
         sizes = np.full(at.shape, draw.uniform(0.5, 1)) / (rows, columns)

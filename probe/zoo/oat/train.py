@@ -27,12 +27,16 @@ KEEP_EVERY = 250
 
 def arguments() -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, required=True, help="folder for the state of the training")
     parser.add_argument("--out", type=Path, help="folder for the weights; left open: none are written")
     parser.add_argument("--viewing", type=Path, help="folder of OSIE; needed from step --search-steps on")
     parser.add_argument("--steps", type=int, default=3600)
-    parser.add_argument("--search-steps", type=int, default=2000, help="first so many steps see simulated search alone")
+    parser.add_argument(
+        "--search-steps", type=int, default=2000, help="first so many steps see simulated search alone"
+    )
     parser.add_argument("--stop-at", type=int, help="end this run at such a step; the next one goes on")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1e-3)
@@ -56,7 +60,13 @@ def draw_step(seed: int, step: int, batch: int, viewing: Sequence[Trial]) -> tup
     return trials, bool(draw.random() < 0.25)
 
 
-def one_step(model: OAT, optimizer: torch.optim.Optimizer, trials: list[Trial], tell_place: bool, longest: int = LONGEST) -> float:
+def one_step(
+    model: OAT,
+    optimizer: torch.optim.Optimizer,
+    trials: list[Trial],
+    tell_place: bool,
+    longest: int = LONGEST,
+) -> float:
     """One step of gradient descent on paths cut at `longest`; returns the loss."""
     batch = batch_of([t.scene for t in trials], model.shape, tell_place=tell_place)
     paths = [t.path[:longest] for t in trials]
@@ -120,7 +130,12 @@ def main() -> None:
 
     def keep() -> None:
         seconds = before + time.time() - start
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
+        state = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "step": step,
+            "seconds": seconds,
+        }
         torch.save(state, args.work / "state.tmp")
         (args.work / "state.tmp").replace(args.work / "state.pt")
 
@@ -143,7 +158,10 @@ def main() -> None:
                 blind = held_out_loss(model, held, False)
                 progress.console.print(f"step {step}: loss {recent:.3f}, held-out search {blind:.3f}")
     if args.out is not None:
-        told = {f"held_out_search_loss_place_{n}": held_out_loss(model, held, n == "given") for n in ("blind", "given")}
+        told = {
+            f"held_out_search_loss_place_{n}": held_out_loss(model, held, n == "given")
+            for n in ("blind", "given")
+        }
         settings = {k: v for k, v in vars(args).items() if isinstance(v, (int, float)) and k != "stop_at"}
         seconds = before + time.time() - start
         size = save(model.eval(), args.out, {"settings": settings, "seconds": round(seconds), **told})
