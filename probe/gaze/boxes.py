@@ -104,9 +104,14 @@ def _coco(file: Path, image: str | None) -> list[tuple[str, list[float]]]:
             raise InputError(f"{file} holds {len(files)} pictures, none named {image}")
         chosen = [entry for entry in chosen if entry["image_id"] in wanted]
     return [
-        (kinds.get(entry.get("category_id"), f"object {n}"), [float(v) for v in entry["bbox"]])
+        (kinds.get(entry.get("category_id"), f"object {n}"), _four(entry["bbox"]))
         for n, entry in enumerate(chosen)
     ]
+
+
+def _four(values: list[Any]) -> list[float]:
+    x, y, width, height = map(float, values)
+    return [x, y, width, height]
 
 
 def _csv(file: Path) -> list[tuple[str, list[float]]]:

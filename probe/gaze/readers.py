@@ -105,8 +105,8 @@ def _osie(file: Path, size: tuple[int, int] | None) -> list[Scanpath]:
     from scipy.io import loadmat
 
     shown, found = size or (600, 800), []
-    for record in loadmat(file, squeeze_me=True, struct_as_record=False)["fixations"]:
-        for number, subject in enumerate(record.subjects):
+    for record in np.atleast_1d(loadmat(file, squeeze_me=True, struct_as_record=False)["fixations"]):
+        for number, subject in enumerate(np.atleast_1d(record.subjects)):
             places, took = (
                 _places(subject.fix_x, subject.fix_y, shown),
                 np.atleast_1d(subject.fix_duration) / 1000,
