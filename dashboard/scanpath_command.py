@@ -55,10 +55,12 @@ def _predict(request: Scanpath) -> xr.Dataset:
 
     own: dict[str, Any] = {"samples": request.samples, "tell_place": request.tell_place, "seed": request.seed}
     if request.data is not None:
-        return ex.scanpath_of_trial(ex.load_oat(), request.data, request.trial, **own)
+        found: xr.Dataset = ex.scanpath_of_trial(ex.load_oat(), request.data, request.trial, **own)
+        return found
     boxes = None if request.objects is None else str(request.objects)
     own |= {"boxes": boxes, "propose_by": request.propose, "objects": request.count}
-    return ex.scanpath(ex.load_oat(), request.picture, target=request.target, way=request.way, **own)
+    found = ex.scanpath(ex.load_oat(), request.picture, target=request.target, way=request.way, **own)
+    return found
 
 
 def _show(result: xr.Dataset, words: xr.Dataset) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MODEL, PERSON, WANTED = "#ffb000", "#19d3f3", "#ff2f92"
 ON_PAPER = {"model": "#d55e00", "person": "#0072b2"}
 WIDTH, FRAME_MS = 560, 500
+AGREEMENTS = (("agreement", "model", "model"), ("people", "person", "people"))
 
 
 def draw_path(result: xr.Dataset) -> go.Figure:
@@ -46,7 +47,7 @@ def draw_path(result: xr.Dataset) -> go.Figure:
     titles = (
         f"{result['name'].values[0]}: the order of looks",
         _all_title(result),
-        "How often two paths stand on the same object",
+        _agreement_title(result),
     )
     figure = make_subplots(
         rows=2, cols=2, specs=[[{}, {}], [{"colspan": 2}, None]], row_heights=[0.76, 0.24], subplot_titles=titles,
@@ -78,6 +79,15 @@ def _all_title(result: xr.Dataset) -> str:
     return "All paths: " + ", ".join(
         f"<span style='color:{ON_PAPER[m]}'>{n} {words[m]}</span>" for n, m in parts if n
     )
+
+
+def _agreement_title(result: xr.Dataset) -> str:
+    shown = [
+        f"<span style='color:{ON_PAPER[maker]}'>{name}</span>"
+        for variable, maker, name in AGREEMENTS
+        if variable in result.variables and np.isfinite(result[variable].values).any()
+    ]
+    return "How often two paths stand on the same object" + (": " + ", ".join(shown) if shown else "")
 
 
 def _places(result: xr.Dataset, path: int) -> tuple[NDArray[Any], NDArray[Any], list[int]]:
@@ -181,7 +191,7 @@ def _numbered(result: xr.Dataset) -> Any:
         dots = go.Scatter(
             x=x[first], y=y[first], mode="markers+text", text=[f"<b>{label}</b>" for label in labels], hovertext=text,
             hoverinfo="text", textfont={"size": 12, "color": "#000000" if colour in (MODEL, PERSON) else "#ffffff"},
-            marker={"size": size, "color": colour, "line": {"color": "#ffffff", "width": 1.5}}, showlegend=False,
+            marker={"size": size, "color": colour, "opacity": 1, "line": {"color": "#ffffff", "width": 1.5}}, showlegend=False,
         )  # fmt: skip
         return [_line(x[:steps], y[:steps], "#000000", 5), _line(x[:steps], y[:steps], colour, 2.5), dots]
 
@@ -218,7 +228,7 @@ def _animate(figure: go.Figure, traces: Any, at: int, steps: int) -> None:
 
 def _agreement(figure: go.Figure, result: xr.Dataset) -> None:
     shown = 0.0
-    for variable, maker, name in (("agreement", "model", "model"), ("people", "person", "people")):
+    for variable, maker, name in AGREEMENTS:
         values = result[variable].values if variable in result.variables else np.array([np.nan])
         if not np.isfinite(values).any():
             continue
@@ -232,17 +242,6 @@ def _agreement(figure: go.Figure, result: xr.Dataset) -> None:
             2,
             1,
         )  # fmt: skip
-        last = int(np.flatnonzero(np.isfinite(values))[-1])
-        figure.add_annotation(
-            x=last + 1,
-            y=values[last],
-            text=f" {name}",
-            xanchor="left",
-            showarrow=False,
-            font={"color": colour},
-            row=2,
-            col=1,
-        )
     figure.update_yaxes(
         range=[0, max(0.1, 1.1 * shown)], tickformat=".0%", gridcolor=theme.RULE, row=2, col=1
     )

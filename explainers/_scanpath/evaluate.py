@@ -125,7 +125,7 @@ def sti_table(
         }
         for number, way in enumerate(("given", "blind")):
             model = fit_oat(learn, shape, tell_place=way == "given", epochs=epochs, seed=seed + fold)
-            rules = {"tell_place": way == "given", "longest": STI_LONGEST, "seed": seed}
+            rules: dict[str, Any] = {"tell_place": way == "given", "longest": STI_LONGEST, "seed": seed}
             made[f"OAT, place {way}, sampled"] = predict_paths(model, scenes, sample=True, **rules)
             made[f"OAT, place {way}, greedy"] = predict_paths(model, scenes, **rules)
             if progress is not None:
@@ -245,7 +245,7 @@ def _photo_rows(
     }
     lengths = [len(t.path) for t in judges]
     scenes = [photo.scene] * len(judges)
-    made = {
+    made: dict[str, Sequence[Sequence[int]]] = {
         "other people": [t.path for t in others],
         "OAT": paths[:12],
         "OAT, greedy": predict_paths(model.model, [photo.trials[0].scene]),

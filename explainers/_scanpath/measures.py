@@ -1,5 +1,6 @@
 """How alike two scanpaths are, and how like people a set of them is."""
 
+import importlib
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -103,7 +104,7 @@ def multimatch(first: Path, second: Path, places: Floats) -> dict[str, float]:
     if min(len(first), len(second)) < 3:
         return dict.fromkeys(names, math.nan)
     try:
-        from multimatch_gaze import docomparison
+        package = importlib.import_module("multimatch_gaze")  # optional, and without types
     except ImportError as error:
         raise InputError(
             "MultiMatch needs the package multimatch-gaze: pip install multimatch-gaze"
@@ -112,7 +113,7 @@ def multimatch(first: Path, second: Path, places: Floats) -> dict[str, float]:
     both = [
         np.array([(places[i][1], places[i][0], 1.0) for i in path], dtype=kind) for path in (first, second)
     ]
-    found = docomparison(*both, screensize=[1.0, 1.0])
+    found = package.docomparison(*both, screensize=[1.0, 1.0])
     return dict(zip(names, map(float, found), strict=False))
 
 

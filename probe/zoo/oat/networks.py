@@ -109,7 +109,8 @@ def batch_of(scenes: Sequence[Scene], shape: Shape, *, tell_place: bool) -> Batc
                 )
     counts = torch.tensor([scene.count for scene in scenes])
     there = torch.arange(most) <= counts[:, None]
-    return Batch(*map(torch.from_numpy, (looks, position, found, start)), there, counts)
+    first, second, third, fourth = (torch.from_numpy(values) for values in (looks, position, found, start))
+    return Batch(first, second, third, fourth, there, counts)
 
 
 class OAT(nn.Module):

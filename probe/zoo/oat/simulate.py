@@ -137,4 +137,4 @@ def _appearance(draw: np.random.Generator, count: int, features: int) -> Floats:
     prototypes = np.where(draw.random((kinds, features)) < draw.uniform(0, 0.7), shared, own)
     spread = draw.choice([0.05, 0.1, 0.3, 0.6])
     members = prototypes[draw.integers(kinds, size=count)]
-    return np.clip(members + draw.normal(0, 1, members.shape) * spread, -1, 1)
+    return np.asarray(np.clip(members + draw.normal(0, 1, members.shape) * spread, -1, 1))
