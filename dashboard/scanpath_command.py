@@ -59,8 +59,8 @@ def _predict(request: Scanpath) -> xr.Dataset:
         return found
     boxes = None if request.objects is None else str(request.objects)
     own |= {"boxes": boxes, "propose_by": request.propose, "objects": request.count}
-    found = ex.scanpath(ex.load_oat(), request.picture, target=request.target, way=request.way, **own)
-    return found
+    free: xr.Dataset = ex.scanpath(ex.load_oat(), request.picture, target=request.target, way=request.way, **own)
+    return free
 
 
 def _show(result: xr.Dataset, words: xr.Dataset) -> None:
