@@ -33,9 +33,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder for the state of the training")
     parser.add_argument("--out", type=Path, help="folder for the weights; left open: none are written")
     parser.add_argument("--viewing", type=Path, help="folder of OSIE; needed from step --search-steps on")
-    parser.add_argument("--steps", type=int, default=3600)
+    parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument(
-        "--search-steps", type=int, default=2000, help="first so many steps see simulated search alone"
+        "--search-steps", type=int, default=1500, help="first so many steps see simulated search alone"
     )
     parser.add_argument("--stop-at", type=int, help="end this run at such a step; the next one goes on")
     parser.add_argument("--batch", type=int, default=32)
