@@ -59,7 +59,9 @@ def _predict(request: Scanpath) -> xr.Dataset:
         return found
     boxes = None if request.objects is None else str(request.objects)
     own |= {"boxes": boxes, "propose_by": request.propose, "objects": request.count}
-    free: xr.Dataset = ex.scanpath(ex.load_oat(), request.picture, target=request.target, way=request.way, **own)
+    free: xr.Dataset = ex.scanpath(
+        ex.load_oat(), request.picture, target=request.target, way=request.way, **own
+    )
     return free
 
 
