@@ -69,6 +69,8 @@ def _show(result: xr.Dataset, words: xr.Dataset) -> None:
     console = out()
     for sentence in words["text"].values:
         console.print(clean(str(sentence)))
+    if "note" in result.attrs:
+        console.print(str(result.attrs["note"]), style="dim")
     for path in range(result.sizes["path"]):
         stops = " ".join(str(s) for s in result["stop"].values[path] if s >= 0)
         console.print(f"{result['name'].values[path]}: {stops or 'no fixation'}", style="dim")

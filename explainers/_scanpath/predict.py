@@ -214,4 +214,11 @@ def _told(
     result.attrs |= {
         "model": str(getattr(model, "name", "oat")), "target": searched, "method": way, "input": str(source),
     }  # fmt: skip
+    if getattr(model, "source", "") == "embedded":
+        learnt = (
+            "people's free viewing of photographs"
+            if target is None
+            else "simulated searchers, not from people"
+        )
+        result.attrs["note"] = f"The embedded weights learnt this from {learnt}."
     return result
