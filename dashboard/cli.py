@@ -16,6 +16,7 @@ from probe.dashboard.explain_request import Explain
 from probe.dashboard.failure import guarded, say, show_own_warnings
 from probe.dashboard.mil_cli import mil_app
 from probe.dashboard.options import with_options_of
+from probe.dashboard.scanpath_options import Scanpath
 
 app = typer.Typer(
     name="probe",
@@ -262,7 +263,25 @@ def calibrate(**asked: Any) -> int:
     return command(Search(**asked))
 
 
-for _request, _command in ((Explain, explain), (Capture, capture), (Search, calibrate), (Request, bench)):
+def scanpath(**asked: Any) -> int:
+    """Predict where people would look next.
+
+    An ordered path over the objects of a picture, in search of one of them or freely; or how well that meets people.
+    """
+    from probe.dashboard.scanpath_command import scanpath as command
+
+    request = Scanpath(**asked)
+    request.check()
+    return command(request)
+
+
+for _request, _command in (
+    (Scanpath, scanpath),
+    (Explain, explain),
+    (Capture, capture),
+    (Search, calibrate),
+    (Request, bench),
+):
     app.command()(with_options_of(_request, _command))
 
 

@@ -54,7 +54,12 @@ KINDS = MappingProxyType(
             ("target", "target_probability", "method", "input"),
         ),
         "embedding": Kind(("point", "axis"), ("axis",), ("method", "seed", "points", "colours")),
-        "path": Kind(None),
+        # stop: number of an object, -1 after the end of a path; made_by: "model" or "person"
+        "path": Kind(
+            ("path", "step"),
+            ("row", "column", "name", "made_by", "box", "object_name", "agreement"),
+            ("target", "target_object", "method", "input", "aspect"),
+        ),
         # ends of links are numbers of nodes
         "flow": Kind(("link",), ("source", "target", "node_layer", "node_token", "node_text"), ("target",)),
         "concentration": Kind(

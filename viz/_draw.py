@@ -13,6 +13,7 @@ from probe.viz._head_table import draw_head_table
 from probe.viz._image_overlay import draw_image_overlay
 from probe.viz._map2d import draw_map2d
 from probe.viz._measure_table import draw_measure_table
+from probe.viz._path import draw_path
 from probe.viz._slide import draw_slide
 from probe.viz._token_strip import draw_token_strip
 
@@ -31,6 +32,7 @@ DRAWERS: dict[str, Callable[[xr.Dataset], go.Figure]] = {
     "image_overlay": draw_image_overlay,
     "flow": draw_flow,
     "map2d": draw_map2d,
+    "path": draw_path,
     "token_strip": draw_token_strip,
 }
 

@@ -177,7 +177,9 @@ def _faithfulness(result: xr.Dataset, figures: list[go.Figure], parts: str) -> l
 def _embed(figure: go.Figure, figures: list[go.Figure]) -> str:
     figures.append(figure)
     name = f"figure-{len(figures)}"
-    drawn = figure.to_html(include_plotlyjs=False, full_html=False, div_id=name, config=_CONFIG)
+    drawn = figure.to_html(
+        include_plotlyjs=False, full_html=False, div_id=name, config=_CONFIG, auto_play=False
+    )
     return f'<div class="figure">{drawn}</div>'
 
 

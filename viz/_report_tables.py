@@ -73,6 +73,7 @@ def lists(result: xr.Dataset) -> str:
             "head",
             "token",
             "node",
+            "object",
         }:
             groups.setdefault(str(variable.dims[0]), []).append(str(name))
     tables = []

@@ -19,7 +19,7 @@ from probe.explainers.spec import SHAPES, Choice, Flag, Interval, Text
 REGISTRY = ex.registry()
 RUNS = [name for name, entry in REGISTRY.items() if entry.shape == "runs"]
 READS = [name for name, entry in REGISTRY.items() if entry.shape == "reads"]
-PICTURES = [name for name in RUNS if REGISTRY[name].kind == "image_overlay"]
+PICTURES = [name for name in RUNS if REGISTRY[name].kind in ("image_overlay", "path")]
 TEXTS = {
     classifier: "the film was wonderful, but the plot is dull",
     language_model: "the capital of france is",
@@ -28,7 +28,13 @@ BAD = {"text": "", "picture": np.zeros((4, 4, 2), np.uint8)}
 SUBJECTS = [
     (name, build, given, BAD["picture" if name in PICTURES else "text"])
     for name in RUNS
-    for build, given in ({network: picture()} if name in PICTURES else TEXTS).items()
+    for build, given in (
+        {ex.load_oat: picture()}
+        if REGISTRY[name].kind == "path"
+        else {network: picture()}
+        if name in PICTURES
+        else TEXTS
+    ).items()
 ]
 
 

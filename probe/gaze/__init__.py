@@ -1,0 +1,1 @@
+"""What people looked at: objects of a picture, their appearance, and files of eye movements."""
