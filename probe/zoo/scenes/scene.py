@@ -95,12 +95,13 @@ def make_scene(
 
 def _ground(rng: np.random.Generator, clutter: float, height: int, width: int) -> NDArray[np.float64]:
     """A smooth grey with `clutter` of coloured strokes and dots on it, [H, W, 3]."""
+    from PIL import Image
     from skimage.draw import disk, polygon
-    from skimage.transform import resize
 
     grey = rng.uniform(60, 200)
-    coarse = rng.normal(0, 6 + 28 * clutter, (5, 5, 1))
-    picture = np.repeat(grey + resize(coarse, (height, width, 1), order=1, mode="edge"), 3, axis=2)
+    coarse = Image.fromarray(rng.normal(0, 6 + 28 * clutter, (5, 5)).astype(np.float32))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float64)
+    picture = np.repeat(grey + smooth[..., None], 3, axis=2)
     palette = np.array(list(COLOURS.values()), dtype=np.float64)
     for _ in range(round(clutter * height * width / 170)):
         colour = palette[rng.integers(len(palette))] * rng.uniform(0.75, 1) + rng.normal(0, 12, 3)
