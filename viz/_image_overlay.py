@@ -30,7 +30,8 @@ def draw_image_overlay(result: xr.Dataset) -> go.Figure:
 
     Args:
         result: A Dataset whose variable named by `attrs["value"]` has dimensions (map, row, column), with `picture(row,
-            column, colour)`, `name(map)`, `signed(map)`, and where areas are outlined `area_of(row, column)`.
+            column, colour)`, `name(map)`, `signed(map)`, where areas are outlined `area_of(row, column)`, and where a part was
+            looked at again `refined(row, column, colour)`.
 
     Returns:
         Panels: the picture, its areas outlined and numbered; then each map. Signed maps stand on a diverging scale around 0
@@ -41,10 +42,10 @@ def draw_image_overlay(result: xr.Dataset) -> go.Figure:
     """
     maps = _maps(result)
     picture = np.asarray(result["picture"].values, dtype=np.uint8)
-    titles = [
-        "The picture as the network sees it",
-        *(html.escape(str(name)) for name in result["name"].values),
-    ]
+    first = "The picture as the network sees it" if "refined" not in result.variables else "The picture, and what was kept"
+    titles = [first, *(html.escape(str(name)) for name in result["name"].values)]
+    if "refined" in result.variables:
+        titles.append("What the question was asked about again")
     across = min(ACROSS, len(titles))
     down = -(-len(titles) // across)
     figure = make_subplots(
@@ -58,6 +59,9 @@ def draw_image_overlay(result: xr.Dataset) -> go.Figure:
         if not signed:
             _add_picture(figure, grey, *at)
         figure.add_trace(_heat(map_, str(result["name"].values[number - 1]), signed), *at)
+    if "refined" in result.variables:
+        at = (len(titles) - 1) // across + 1, (len(titles) - 1) % across + 1
+        _add_picture(figure, np.asarray(result["refined"].values, dtype=np.uint8), *at)
     if "area_of" in result.variables and result.sizes.get("area", 0):
         _outline(figure, result, across, len(maps))
     rows, columns = picture.shape[:2]
@@ -182,6 +186,8 @@ def _layout(result: xr.Dataset, height: float) -> dict[str, object]:
         story += f"; {for_it} speaks for it, {against} against"
         if attrs.get("explainer") == "relevance_contrast":
             story = f"{for_it}: more for the first, {against}: more for the second"
+    if "question" in attrs:
+        story = f"“{html.escape(str(attrs['question']))}” – “{html.escape(str(attrs['target']))}”, {html.escape(str(attrs['method']))}"
     if result.sizes.get("area", 0):
         story += f"; outlined: {html.escape(str(attrs.get('outlined', 'the areas that stand out')))}"
     if attrs.get("sound") is False:

@@ -16,7 +16,7 @@ __all__ = ["carve", "colour_complexity", "entropy_study", "texture_complexity"]
     shape="runs",
     kind="image_overlay",
     references=(
-        "CARVE: Ge et al., Contrastive Attention for Focusing on Visual Evidence in VLMs, 2025, eq. 3.3 to 3.8",
+        "Ge et al., CARVE, 2025 (arXiv 2509.06461 v2), and its released code where a parameter says so",
         "ViCrop: Zhang et al., MLLMs Know Where to Look, ICLR 2025 (arXiv 2502.17422): relative attention",
     ),
 )

@@ -16,7 +16,7 @@ STEPS = ("first", "last", "all")
 
 
 def contrast(question: Floats, general: Floats, lam: float, *, normalise: bool = False) -> NDArray[np.float64]:
-    """C = A_Q / (A_G + λ), elementwise over the last axis (CARVE, eq. 3.5): the minimiser of Σ (c A_G − A_Q)² + λ Σ c² A_G.
+    """C = A_Q / (A_G + λ), elementwise over the last axis: the minimiser of Σ (c A_G − A_Q)² + λ Σ c² A_G.
 
     Args:
         question: attention to the image tokens under the question, [..., N].
