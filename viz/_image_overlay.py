@@ -40,6 +40,10 @@ def draw_image_overlay(result: xr.Dataset) -> go.Figure:
     Raises:
         InputError: A variable is missing, has other dimensions, or no finite value.
     """
+    if result.attrs.get("slider"):
+        from probe.viz._image_slider import draw_slider
+
+        return draw_slider(result)
     maps = _maps(result)
     picture = np.asarray(result["picture"].values, dtype=np.uint8)
     first = "The picture as the network sees it" if "refined" not in result.variables else "The picture, and what was kept"

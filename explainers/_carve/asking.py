@@ -99,7 +99,11 @@ def ask(
     from probe.families.vision import image_tokens
 
     module, processor = module_of(model)
-    inputs = processor(images=list(pictures), text=[prompt_of(processor, text, len(pictures))], return_tensors="pt")
+    prompt = prompt_of(processor, text, len(pictures))
+    try:
+        inputs = processor(images=list(pictures), text=[prompt], return_tensors="pt")
+    except ValueError as error:
+        raise InputError(f"the model's processor refuses this picture or prompt: {str(error).splitlines()[0]}") from error
     place = next(module.parameters())
     given = {
         n: x.to(place.device, place.dtype if x.is_floating_point() else None)
