@@ -46,7 +46,7 @@ def module_of(model: Any) -> tuple[torch.nn.Module, Any]:
         ModelError: a model that does not read pictures and text, or one in training mode.
     """
     module, processor = getattr(model, "model", None), getattr(model, "processor", None)
-    if not isinstance(module, torch.nn.Module):
+    if isinstance(model, torch.nn.Module) or not isinstance(module, torch.nn.Module):
         raise InputError(
             f"model: got {type(model).__name__}, expected what probe.load gives: a vision-language model with its processor"
         )

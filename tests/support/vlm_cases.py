@@ -40,7 +40,7 @@ class QwenProcessor:
 
 
 @functools.cache
-def vlm(name="llava"):
+def vlm(name="llava-siglip"):
     """The model of a case of `tiny_vision`, its text attention not flat."""
     import torch
 
