@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DEFAULT = "efficientnet-lite0"
 _VISION_LANGUAGE = "vqa"
-_ASKING = ("carve", "image_attention")
+_ASKING = ("carve", "image_attention", "refam")
 _TEXT_ONLY = ("baseline", "n_steps", "layers", "batch_size", "max_tokens")
 _WIDTH = 48
 

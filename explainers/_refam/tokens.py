@@ -1,0 +1,53 @@
+"""Which words of an expression carry meaning: content, stop words, magnets that were appended, and special tokens."""
+
+import re
+from collections.abc import Sequence
+
+from probe.errors import InputError
+
+ROLES = ("content", "stop", "magnet", "special")
+#: Our own short list of English words that name no thing; words of place ("left", "on", "top", "middle") are not in it.
+STOP = frozenset(
+    "a an the this that these those of and or but with to for from as at by is are was were be been being it its he she they "
+    "them his her their there which who whom whose what do does did has have had i you we my your our me us so such "
+    "very then than also just will would can could should may might".split()
+)
+_MARK = re.compile(r"^\W+$")
+
+
+def word_role(word: str) -> str:
+    """The role of a whole word by itself: "stop" for words of the list and for marks, else "content"."""
+    bare = word.strip().strip("▁Ġ").lower()
+    return "stop" if bare in STOP or not bare or _MARK.match(bare) else "content"
+
+
+def locate(pieces: Sequence[str], expression: str, magnets: Sequence[str]) -> list[tuple[int, str, str]]:
+    """Which tokens make up the expression and the magnets behind it, by position, so that a magnet "a" is no "a" of the expression.
+
+    Args:
+        pieces: the tokens behind the picture, each decoded by itself.
+        expression: as it was put into the prompt.
+        magnets: as they were appended, in order.
+
+    Returns:
+        (number of the piece, role, whole word), in order; a piece of a word has the role of the word.
+
+    Raises:
+        InputError: the expression is not found among the pieces.
+    """
+    words = [(word, word_role(word)) for word in re.findall(r"\w+|[^\w\s]", expression)]
+    words += [(word, "magnet") for magnet in magnets for word in re.findall(r"\w+|[^\w\s]", magnet)]
+    letters = [(character, n) for n, (word, _) in enumerate(words) for character in word.lower()]
+    target = "".join(character for character, _ in letters)
+    flat, owner = "", list[int]()
+    for n, piece in enumerate(pieces):
+        bare = re.sub(r"[\s▁Ġ]", "", piece).lower()
+        flat += bare
+        owner += [n] * len(bare)
+    start = flat.find(target)
+    if not target or start < 0:
+        raise InputError(f"expression {expression!r} is not found among the tokens behind the picture: {list(pieces)[:12]}")
+    found: dict[int, tuple[str, str]] = {}
+    for at, (_, word) in enumerate(letters):
+        found.setdefault(owner[start + at], (words[word][1], words[word][0]))
+    return [(n, role, word) for n, (role, word) in found.items()]
