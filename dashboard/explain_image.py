@@ -70,7 +70,9 @@ def explain_image(
     from probe import explainers as ex
 
     if "ask" in given and len(given) > 1:
-        raise InputError(f"--{next(n for n in given if n != 'ask').replace('_', '-')} does not go with --ask; see `probe run carve --help`")
+        raise InputError(
+            f"--{next(n for n in given if n != 'ask').replace('_', '-')} does not go with --ask; see `probe run carve --help`"
+        )
     method = ex.registry()["carve" if "ask" in given else "relevance"]
     result = _compute(method, source, model, device, given)
     result.attrs["command"] = command

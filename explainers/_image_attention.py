@@ -25,7 +25,9 @@ def image_attention(
     *,
     ask: Annotated[str, Text("question about the picture")] = "What is in this image?",
     layers: Annotated[str, Text("all, auto (as of carve), first:last, or one number")] = "all",
-    by: Annotated[str, Choice("word", "layer", help="one map for each word of the answer, or for each layer")] = "word",
+    by: Annotated[
+        str, Choice("word", "layer", help="one map for each word of the answer, or for each layer")
+    ] = "word",
     max_new_tokens: Annotated[int, Interval(1, 1024, "of the answer")] = 32,
 ) -> "xr.Dataset":
     """Where in the picture each word of the answer looked, and which heads look at the picture most.

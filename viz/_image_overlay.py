@@ -46,7 +46,11 @@ def draw_image_overlay(result: xr.Dataset) -> go.Figure:
         return draw_slider(result)
     maps = _maps(result)
     picture = np.asarray(result["picture"].values, dtype=np.uint8)
-    first = "The picture as the network sees it" if "refined" not in result.variables else "The picture, and what was kept"
+    first = (
+        "The picture as the network sees it"
+        if "refined" not in result.variables
+        else "The picture, and what was kept"
+    )
     titles = [first, *(html.escape(str(name)) for name in result["name"].values)]
     if "refined" in result.variables:
         titles.append("What the question was asked about again")

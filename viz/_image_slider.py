@@ -65,11 +65,21 @@ def draw_slider(result: xr.Dataset) -> go.Figure:
     says = f"“{html.escape(str(result.attrs.get('question', '')))}” – “{html.escape(str(result.attrs['target']))}”"
     figure.update_layout(
         **theme.layout(
-            title=theme.heading(html.escape(str(result.attrs["title"])), f"{says}; move the slider over each {what}"),
+            title=theme.heading(
+                html.escape(str(result.attrs["title"])), f"{says}; move the slider over each {what}"
+            ),
             height=SIDE * max(0.6, min(1.6, rows / columns)) + 220,
             margin={"l": 16, "r": 16, "t": 110, "b": 90},
             showlegend=False,
-            sliders=[{"steps": steps, "currentvalue": {"prefix": f"{what}: "}, "len": 0.9, "x": 0.05, "pad": {"t": 30}}],
+            sliders=[
+                {
+                    "steps": steps,
+                    "currentvalue": {"prefix": f"{what}: "},
+                    "len": 0.9,
+                    "x": 0.05,
+                    "pad": {"t": 30},
+                }
+            ],
         )
     )
     return figure

@@ -29,11 +29,25 @@ def carve(
         "Write a general description of the image."
     ),
     method: Annotated[
-        str, Choice("carve", "vicrop", "question", help="contrast, relative attention, or the question's attention alone")
+        str,
+        Choice(
+            "carve",
+            "vicrop",
+            "question",
+            help="contrast, relative attention, or the question's attention alone",
+        ),
     ] = "carve",
-    layers: Annotated[str, Text("auto (20:25, or that part of the depth), first:last, or one number")] = "auto",
+    layers: Annotated[
+        str, Text("auto (20:25, or that part of the depth), first:last, or one number")
+    ] = "auto",
     steps: Annotated[
-        str, Choice("first", "last", "all", help="of the answers; last is each one's own last, all weighs later ones more")
+        str,
+        Choice(
+            "first",
+            "last",
+            "all",
+            help="of the answers; last is each one's own last, all weighs later ones more",
+        ),
     ] = "last",
     start: Annotated[int, Interval(0, 1000, "with all: the first step")] = 0,
     lam: Annotated[float, Interval(0, 1e12, "λ, added to the general weights; the code has 1e-8")] = 1e-8,
@@ -47,7 +61,9 @@ def carve(
     smallest: Annotated[float, Interval(0, 1, "drop regions below this share of the mask")] = 0.0,
     connectivity: Annotated[str, Choice("4", "8", help="neighbours of a pixel")] = "4",
     margin: Annotated[float, Interval(0, 2, "around the box, in shares of its longer side")] = 0.0,
-    fill: Annotated[str, Choice("black", "keep", help="what stands in the box outside the regions")] = "black",
+    fill: Annotated[
+        str, Choice("black", "keep", help="what stands in the box outside the regions")
+    ] = "black",
     answer_on: Annotated[
         str, Choice("refined", "both", help="the refined picture (paper), or original and refined (code)")
     ] = "refined",
@@ -97,6 +113,19 @@ def carve(
 
     rule = RegionRule(regions, region_rule, region_order, smallest, int(connectivity), keep)
     settings = Settings(
-        ask, general, method, layers, steps, start, lam, normalise, keep, rule, margin, fill, answer_on, max_new_tokens
+        ask,
+        general,
+        method,
+        layers,
+        steps,
+        start,
+        lam,
+        normalise,
+        keep,
+        rule,
+        margin,
+        fill,
+        answer_on,
+        max_new_tokens,
     )
     return build(model, picture, settings)

@@ -56,7 +56,9 @@ def module_of(model: Any) -> tuple[torch.nn.Module, Any]:
             "vision-language model (`probe models`, for example vqa)"
         )
     if module.training:
-        raise ModelError("the model is in training mode (dropout makes every run differ); call model.eval() first")
+        raise ModelError(
+            "the model is in training mode (dropout makes every run differ); call model.eval() first"
+        )
     return module, processor
 
 
@@ -69,7 +71,9 @@ def depth(module: torch.nn.Module) -> int:
 def prompt_of(processor: Any, text: str, pictures: int) -> str:
     """The prompt of one turn with so many pictures before the text, as the processor's own chat template writes it."""
     content = [*({"type": "image"} for _ in range(pictures)), {"type": "text", "text": text}]
-    template = getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)
+    template = getattr(processor, "chat_template", None) or getattr(
+        processor.tokenizer, "chat_template", None
+    )
     if template:
         turn = [{"role": "user", "content": content}]
         return str(processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False))
@@ -103,7 +107,9 @@ def ask(
     try:
         inputs = processor(images=list(pictures), text=[prompt], return_tensors="pt")
     except ValueError as error:
-        raise InputError(f"the model's processor refuses this picture or prompt: {str(error).splitlines()[0]}") from error
+        raise InputError(
+            f"the model's processor refuses this picture or prompt: {str(error).splitlines()[0]}"
+        ) from error
     place = next(module.parameters())
     given = {
         n: x.to(place.device, place.dtype if x.is_floating_point() else None)
@@ -114,7 +120,9 @@ def ask(
     table = image_tokens(module.config, given["input_ids"], given, sizes, processor)
     places = image_places(table)
     if not len(places):
-        raise InputError("the prompt holds no token of the picture: the processor and the model do not fit together")
+        raise InputError(
+            "the prompt holds no token of the picture: the processor and the model do not fit together"
+        )
     hear = _Ear(places)
     run: Any = module.generate
     settings = {"max_new_tokens": most, "do_sample": False, "num_beams": 1, "output_logits": True}
@@ -163,5 +171,7 @@ class _Ear:
         if not layers:
             return np.zeros((0, 0, 0, len(self.places)), np.float32)
         if any(len(self.heard.get(layer, ())) < steps for layer in layers):
-            raise ModelError("the model ran fewer passes than its answer has tokens: it goes a way of its own")
+            raise ModelError(
+                "the model ran fewer passes than its answer has tokens: it goes a way of its own"
+            )
         return np.stack([np.stack(self.heard[layer][:steps]) for layer in layers], axis=1)

@@ -79,12 +79,16 @@ def layers_of(asked: str, count: int) -> tuple[int, ...]:
     return tuple(range(first, last + 1))
 
 
-def fused(question: Answer, general: Answer, settings: Settings, size: tuple[int, int], shown: tuple[int, int]) -> Floats:
+def fused(
+    question: Answer, general: Answer, settings: Settings, size: tuple[int, int], shown: tuple[int, int]
+) -> Floats:
     """S: the contrast of chosen steps and layers, spread over the picture and added up, [height, width]."""
     pairs = sums.paired(len(question.rows), len(general.rows), settings.steps, settings.start)
     total = np.zeros(len(question.places))
     for t, u, weight in pairs:
-        q, g = (a.rows[s].mean(axis=1) for a, s in ((question, t), (general, u)))  # [layers, N], mean over heads
+        q, g = (
+            a.rows[s].mean(axis=1) for a, s in ((question, t), (general, u))
+        )  # [layers, N], mean over heads
         if settings.method == "question":
             each = q / q.sum(-1, keepdims=True) if settings.normalise else q
         else:
@@ -125,7 +129,9 @@ def refined(picture: Any, found: Found, fill: str) -> Any:
     top, left, bottom, right = found.box
     box = (round(left * across), round(top * down), round(right * across), round(bottom * down))
     if fill == "black":
-        mask = Image.fromarray((found.areas > 0).astype(np.uint8) * 255).resize(picture.size, Image.Resampling.NEAREST)
+        mask = Image.fromarray((found.areas > 0).astype(np.uint8) * 255).resize(
+            picture.size, Image.Resampling.NEAREST
+        )
         picture = Image.composite(picture, Image.new("RGB", picture.size), mask)
     part = picture.crop((box[0], box[1], max(box[2], box[0] + 1), max(box[3], box[1] + 1)))
     factor = max(1.0, picture.width / part.width, picture.height / part.height)
@@ -156,8 +162,16 @@ def build(model: Any, picture: Any, settings: Settings) -> xr.Dataset:
         after = ask(model, given, settings.ask, most=settings.max_new_tokens)
     maps = [map_]
     for answer in (question, general):
-        steps = slice(0, 1) if settings.steps == "first" else slice(-1, None) if settings.steps == "last" else slice(None)
-        maps.append(surface(answer.rows[steps].mean(axis=(0, 1, 2)), answer.table, answer.places, size, shown))
+        steps = (
+            slice(0, 1)
+            if settings.steps == "first"
+            else slice(-1, None)
+            if settings.steps == "last"
+            else slice(None)
+        )
+        maps.append(
+            surface(answer.rows[steps].mean(axis=(0, 1, 2)), answer.table, answer.places, size, shown)
+        )
     data = _dataset(whole, np.stack(maps), found, cut, settings)
     data.update(_diagnostics(question, general, layers, found))
     data.attrs |= _answers(model, picture, question, general, after, settings, layers)
@@ -167,7 +181,9 @@ def build(model: Any, picture: Any, settings: Settings) -> xr.Dataset:
 def processor_side(processor: Any) -> float:
     """Side of the picture that the model sees at once, in pixels; ViCrop's smallest window."""
     stated: Any = getattr(processor.image_processor, "size", None) or {}
-    sides = [stated.get(n) if hasattr(stated, "get") else None for n in ("height", "shortest_edge", "longest_edge")]
+    sides = [
+        stated.get(n) if hasattr(stated, "get") else None for n in ("height", "shortest_edge", "longest_edge")
+    ]
     known = [float(s) for s in sides if s]
     return min(known[0], 448.0) if known else 336.0
 
@@ -191,7 +207,9 @@ def _dataset(whole: Any, maps: Floats, found: Found, cut: Any, settings: Setting
         data[f"area_{field}"] = ("area", np.array([getattr(r, field) for r in found.regions], dtype=kind))
     if cut is not None:
         fit = min(wide / cut.width, high / cut.height)
-        shown = cut.resize((max(1, round(cut.width * fit)), max(1, round(cut.height * fit))), Image.Resampling.LANCZOS)
+        shown = cut.resize(
+            (max(1, round(cut.width * fit)), max(1, round(cut.height * fit))), Image.Resampling.LANCZOS
+        )
         frame = Image.new("RGB", (wide, high), "white")
         frame.paste(shown, ((wide - shown.width) // 2, (high - shown.height) // 2))
         data["refined"] = (("row", "column", "colour"), np.asarray(frame, dtype=np.uint8))
@@ -204,9 +222,17 @@ def _diagnostics(question: Answer, general: Answer, layers: tuple[int, ...], fou
     for name, answer in (("question", question), ("general", general)):
         mean = answer.rows.mean(axis=2)  # [steps, layers, N]
         told[f"{name}_entropy"] = ("hidden_layer", sums.entropy(mean[-1]), {"unit": "nat", "step": "last"})
-        told[f"{name}_mass"] = ("hidden_layer", mean.sum(-1).mean(0).astype(np.float64), {"meaning": "mean of steps"})
+        told[f"{name}_mass"] = (
+            "hidden_layer",
+            mean.sum(-1).mean(0).astype(np.float64),
+            {"meaning": "mean of steps"},
+        )
     values = np.clip(np.nan_to_num(found.map), 0, None)
-    told["map_entropy"] = ((), float(sums.entropy(values.ravel()) / np.log(max(2, values.size))), {"unit": "of even"})
+    told["map_entropy"] = (
+        (),
+        float(sums.entropy(values.ravel()) / np.log(max(2, values.size))),
+        {"unit": "of even"},
+    )
     return told
 
 

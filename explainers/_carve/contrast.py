@@ -15,7 +15,9 @@ FLAT = 1e-4
 STEPS = ("first", "last", "all")
 
 
-def contrast(question: Floats, general: Floats, lam: float, *, normalise: bool = False) -> NDArray[np.float64]:
+def contrast(
+    question: Floats, general: Floats, lam: float, *, normalise: bool = False
+) -> NDArray[np.float64]:
     """C = A_Q / (A_G + λ), elementwise over the last axis: the minimiser of Σ (c A_G − A_Q)² + λ Σ c² A_G.
 
     Args:
@@ -35,7 +37,9 @@ def contrast(question: Floats, general: Floats, lam: float, *, normalise: bool =
         q, g = q / sums[0], g / sums[1]
     bottom = g + lam
     if not (bottom > 0).all():
-        raise InputError("lam = 0 and a general attention weight of 0: the ratio has no value; give a lam above 0")
+        raise InputError(
+            "lam = 0 and a general attention weight of 0: the ratio has no value; give a lam above 0"
+        )
     return np.asarray(q / bottom)
 
 
@@ -118,7 +122,9 @@ class RegionRule:
     keep: float = 0.2
 
 
-def regions(surface: Floats, mask: NDArray[np.bool_], rule: RegionRule) -> tuple[NDArray[np.int16], list[Region]]:
+def regions(
+    surface: Floats, mask: NDArray[np.bool_], rule: RegionRule
+) -> tuple[NDArray[np.int16], list[Region]]:
     """Connected regions of a mask, the strongest first.
 
     Args:
@@ -148,9 +154,7 @@ def regions(surface: Floats, mask: NDArray[np.bool_], rule: RegionRule) -> tuple
     return numbers, found
 
 
-def box_around(
-    mask: NDArray[np.bool_], margin: float, slimmest: float = 0.25
-) -> tuple[int, int, int, int]:
+def box_around(mask: NDArray[np.bool_], margin: float, slimmest: float = 0.25) -> tuple[int, int, int, int]:
     """The bounding box of a mask with a margin, (top, left, bottom, right) inside the picture.
 
     Args:
@@ -188,7 +192,9 @@ def sharpest_window(
     table = np.pad(values.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     best, found = -np.inf, (0, 0, *values.shape)
     for ratio in ratios:
-        high, wide = (min(limit, max(1, round(ratio * s))) for limit, s in zip(values.shape, side, strict=True))
+        high, wide = (
+            min(limit, max(1, round(ratio * s))) for limit, s in zip(values.shape, side, strict=True)
+        )
         sums = table[high:, wide:] - table[:-high, wide:] - table[high:, :-wide] + table[:-high, :-wide]
         row, column = np.unravel_index(int(sums.argmax()), sums.shape)
         steps = max(1, high // 2), max(1, wide // 2)

@@ -90,7 +90,9 @@ def surface(
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def token_of_pixel(mask: NDArray[np.bool_], table: xr.Dataset, places: NDArray[np.intp]) -> NDArray[np.float64]:
+def token_of_pixel(
+    mask: NDArray[np.bool_], table: xr.Dataset, places: NDArray[np.intp]
+) -> NDArray[np.float64]:
     """The share of each image token's rectangle that lies in a mask over the picture's own pixels, [N]."""
     found = np.zeros(len(places))
     edges = {name: table[name].values[0][places] for name in ("x0", "x1", "y0", "y1")}

@@ -55,7 +55,10 @@ def build(model: Any, picture: Any, question: str, layers: str, by: str, most: i
     data = xr.Dataset(
         {
             "attention": (("map", "row", "column"), np.stack(maps)),
-            "picture": (("row", "column", "colour"), np.asarray(whole.resize(shown[::-1], Image.Resampling.LANCZOS))),
+            "picture": (
+                ("row", "column", "colour"),
+                np.asarray(whole.resize(shown[::-1], Image.Resampling.LANCZOS)),
+            ),
             "map_mass": ("map", np.array([v.sum() for v in values], np.float64)),
             "map_entropy": ("map", entropy(np.stack(values)), {"unit": "nat"}),
             "head_mass": (("hidden_layer", "head"), head_mass(answer)),

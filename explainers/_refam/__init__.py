@@ -20,11 +20,20 @@ def refam(
     model: Any,
     picture: Any,
     *,
-    expression: Annotated[str, Text("words that refer to something in the picture")] = "the thing in the middle",
+    expression: Annotated[
+        str, Text("words that refer to something in the picture")
+    ] = "the thing in the middle",
     magnets: Annotated[str, Text("stop words appended, separated by blanks, or none")] = ". a with",
-    layers: Annotated[str, Text("auto (from 20/48 of the depth on), all, first:last, or one number")] = "auto",
+    layers: Annotated[
+        str, Text("auto (from 20/48 of the depth on), all, first:last, or one number")
+    ] = "auto",
     axis: Annotated[
-        str, Choice("text", "pixels", help="each place over the tokens (where magnets compete), or each token over places")
+        str,
+        Choice(
+            "text",
+            "pixels",
+            help="each place over the tokens (where magnets compete), or each token over places",
+        ),
     ] = "text",
     filtered: Annotated[bool, Flag("leave out stop words, magnets and special tokens")] = True,
     spatial: Annotated[bool, Flag("weigh by the side that the expression names")] = False,

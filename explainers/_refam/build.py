@@ -25,7 +25,9 @@ def blocks_of(asked: str, count: int) -> tuple[int, ...]:
     return tuple(range(count)) if asked == "all" else layers_of(asked, count)
 
 
-def block(module: Any, given: dict[str, Any], layers: tuple[int, ...], places: NDArray[np.intp], new: int) -> Any:
+def block(
+    module: Any, given: dict[str, Any], layers: tuple[int, ...], places: NDArray[np.intp], new: int
+) -> Any:
     """Attention of the last `new` positions to the image tokens, mean of heads, [layers, new, N]: a rectangle of each map."""
     from probe.generation.steps import latest
     from probe.kernels.row_pass import row_stats
@@ -46,7 +48,9 @@ def block(module: Any, given: dict[str, Any], layers: tuple[int, ...], places: N
     return np.stack([heard[layer] for layer in layers])
 
 
-def build(model: Any, picture: Any, expression: str, magnets: str, layers: str, axis: str, **how: bool) -> xr.Dataset:
+def build(
+    model: Any, picture: Any, expression: str, magnets: str, layers: str, axis: str, **how: bool
+) -> xr.Dataset:
     """See `refam`."""
     from probe._pictures import read_picture
     from probe.families.vision import image_tokens
@@ -67,7 +71,9 @@ def build(model: Any, picture: Any, expression: str, magnets: str, layers: str, 
     table = image_tokens(module.config, given["input_ids"], given, [size], processor)
     places = image_places(table)
     if not len(places):
-        raise InputError("the prompt holds no token of the picture: the processor and the model do not fit together")
+        raise InputError(
+            "the prompt holds no token of the picture: the processor and the model do not fit together"
+        )
     ids = given["input_ids"][0].tolist()
     behind = ids[int(places[-1]) + 1 :]
     special = set(processor.tokenizer.all_special_ids)
@@ -76,9 +82,27 @@ def build(model: Any, picture: Any, expression: str, magnets: str, layers: str, 
     found = block(module, given, chosen, places, len(behind)).mean(0)
     rows, roles, words = ([t[n] for t in tokens] for n in range(3))
     specials = [n for n, i in enumerate(behind) if i in special]
-    rows, roles, words = [*rows, *specials], [*roles, *["special"] * len(specials)], [*words, *[""] * len(specials)]
+    rows, roles, words = (
+        [*rows, *specials],
+        [*roles, *["special"] * len(specials)],
+        [*words, *[""] * len(specials)],
+    )
     stack = sums.shares(found[rows], axis)
-    return _result(model, picture, whole, table, places, stack, found[rows], (roles, words), expression, extra, chosen, axis, how)
+    return _result(
+        model,
+        picture,
+        whole,
+        table,
+        places,
+        stack,
+        found[rows],
+        (roles, words),
+        expression,
+        extra,
+        chosen,
+        axis,
+        how,
+    )
 
 
 def _result(
@@ -99,11 +123,16 @@ def _result(
     each = [surface(stack[n], table, places, size, shown) for n in kept]
     point = np.unravel_index(int(np.nanargmax(heat)), shown)
     names = ["Heatmap of the expression", *(f"“{words[n]}”" for n in kept)]
-    mass = {role: float(raw[[n for n, r in enumerate(roles) if r == role]].sum() / raw.sum()) for role in ROLES}
+    mass = {
+        role: float(raw[[n for n, r in enumerate(roles) if r == role]].sum() / raw.sum()) for role in ROLES
+    }
     data = xr.Dataset(
         {
             "heat": (("map", "row", "column"), np.stack([heat, *each]).astype(np.float32)),
-            "picture": (("row", "column", "colour"), np.asarray(whole.resize(shown[::-1], Image.Resampling.LANCZOS))),
+            "picture": (
+                ("row", "column", "colour"),
+                np.asarray(whole.resize(shown[::-1], Image.Resampling.LANCZOS)),
+            ),
             "role_mass": ("role", np.array([mass[r] for r in ROLES])),
             "token": ("token", strings(words)),
             "token_role": ("token", strings(roles)),

@@ -10,7 +10,14 @@ from probe.errors import InputError
 
 Floats = NDArray[np.floating[Any]]
 SIDES = ("left", "right", "top", "bottom", "middle")
-_SYNONYMS = {"upper": "top", "above": "top", "lower": "bottom", "below": "bottom", "center": "middle", "centre": "middle"}
+_SYNONYMS = {
+    "upper": "top",
+    "above": "top",
+    "lower": "bottom",
+    "below": "bottom",
+    "center": "middle",
+    "centre": "middle",
+}
 
 
 def shares(maps: Floats, axis: str) -> NDArray[np.float64]:
@@ -32,7 +39,12 @@ def shares(maps: Floats, axis: str) -> NDArray[np.float64]:
 
 
 def detect_gas(
-    joint: Floats, text: NDArray[np.intp], image: NDArray[np.intp], *, factor: float = 10.0, variation: float = 0.5
+    joint: Floats,
+    text: NDArray[np.intp],
+    image: NDArray[np.intp],
+    *,
+    factor: float = 10.0,
+    variation: float = 0.5,
 ) -> NDArray[np.bool_]:
     """Which text tokens are global attention sinks. The paper gives no rule; this definition is ours.
 
@@ -90,7 +102,9 @@ def suppress(rows: Floats, sinks: Sequence[int]) -> NDArray[np.float64]:
     return np.asarray(kept)
 
 
-def redirect(rows: Floats, sinks: Sequence[int], to: Sequence[int], *, proportional: bool = False) -> NDArray[np.float64]:
+def redirect(
+    rows: Floats, sinks: Sequence[int], to: Sequence[int], *, proportional: bool = False
+) -> NDArray[np.float64]:
     """Attention rows whose mass on some keys moves to others; every row keeps its sum.
 
     Args:
@@ -138,7 +152,9 @@ def spatial_prior(expression: str, shape: tuple[int, int]) -> NDArray[np.float64
     return np.asarray(np.prod([each[side] for side in sides], axis=0))
 
 
-def kept_tokens(roles: Sequence[str], gas: NDArray[np.bool_], *, filtered: bool) -> tuple[NDArray[np.intp], str]:
+def kept_tokens(
+    roles: Sequence[str], gas: NDArray[np.bool_], *, filtered: bool
+) -> tuple[NDArray[np.intp], str]:
     """Which token maps make up the heatmap: content without sinks; all but special tokens without the filter.
 
     Returns:
@@ -149,7 +165,11 @@ def kept_tokens(roles: Sequence[str], gas: NDArray[np.bool_], *, filtered: bool)
         return np.flatnonzero(roles_ != "special"), ""
     content = roles_ == "content"
     if not content.any():
-        return np.flatnonzero(roles_ == "stop"), "the expression has no content word: its stop words were taken"
+        return np.flatnonzero(
+            roles_ == "stop"
+        ), "the expression has no content word: its stop words were taken"
     if not (content & ~gas).any():
-        return np.flatnonzero(content), "every content word is a global attention sink: they were taken all the same"
+        return np.flatnonzero(
+            content
+        ), "every content word is a global attention sink: they were taken all the same"
     return np.flatnonzero(content & ~gas), ""

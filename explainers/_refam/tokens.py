@@ -46,7 +46,9 @@ def locate(pieces: Sequence[str], expression: str, magnets: Sequence[str]) -> li
         owner += [n] * len(bare)
     start = flat.find(target)
     if not target or start < 0:
-        raise InputError(f"expression {expression!r} is not found among the tokens behind the picture: {list(pieces)[:12]}")
+        raise InputError(
+            f"expression {expression!r} is not found among the tokens behind the picture: {list(pieces)[:12]}"
+        )
     found: dict[int, tuple[str, str]] = {}
     for at, (_, word) in enumerate(letters):
         found.setdefault(owner[start + at], (words[word][1], words[word][0]))

@@ -48,7 +48,9 @@ def _kept(data: xr.Dataset) -> list[Statement]:
     named, sizes = [], data["area_size"].values
     for number in range(min(count, MOST_NAMED)):
         rows, columns = np.nonzero(data["area_of"].values == number + 1)
-        named.append(f"at the {place((rows.mean() + 0.5) / high, (columns.mean() + 0.5) / wide)} ({percent(float(sizes[number]))})")
+        named.append(
+            f"at the {place((rows.mean() + 0.5) / high, (columns.mean() + 0.5) / wide)} ({percent(float(sizes[number]))})"
+        )
     more = f" and {in_words(count - len(named))} more" if count > len(named) else ""
     noun = "one region" if count == 1 else f"{in_words(count)} regions"
     covered = float(sizes.sum())
@@ -63,7 +65,13 @@ def _kept(data: xr.Dataset) -> list[Statement]:
             if data.attrs["unit"] == "attention"
             else "the attention under the question, divided by that under the general instruction,"
         )
-        found.append(Statement("why", f"Why there: {measure} is {ratio:.1f} times as high as in the rest of the picture.", ratio))
+        found.append(
+            Statement(
+                "why",
+                f"Why there: {measure} is {ratio:.1f} times as high as in the rest of the picture.",
+                ratio,
+            )
+        )
     return found
 
 

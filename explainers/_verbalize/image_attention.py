@@ -31,8 +31,12 @@ def image_attention_statements(data: xr.Dataset) -> list[Statement]:
     told = []
     for flat in order:
         layer, head = np.unravel_index(int(flat), mass.shape)
-        told.append(f"layer {int(data['hidden_layer'][layer])} head {int(head)} ({percent(float(mass[layer, head]))})")
-    found.append(Statement("heads", f"The heads that look at the picture most: {listing(told)}.", float(mass.max())))
+        told.append(
+            f"layer {int(data['hidden_layer'][layer])} head {int(head)} ({percent(float(mass[layer, head]))})"
+        )
+    found.append(
+        Statement("heads", f"The heads that look at the picture most: {listing(told)}.", float(mass.max()))
+    )
     return found
 
 

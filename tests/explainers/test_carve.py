@@ -96,7 +96,10 @@ def test_a_bright_token_is_bright_where_it_lies(name, size):
         assert map_[middle] >= 0.2  # at least a third of the peak where a small whole picture is averaged in
         far = np.ones(size, bool)
         step = (y[1] - y[0] + 1, x[1] - x[0] + 1)
-        far[max(0, int(y[0] - step[0])) : int(y[1] + step[0]) + 1, max(0, int(x[0] - step[1])) : int(x[1] + step[1]) + 1] = False
+        far[
+            max(0, int(y[0] - step[0])) : int(y[1] + step[0]) + 1,
+            max(0, int(x[0] - step[1])) : int(x[1] + step[1]) + 1,
+        ] = False
         assert np.nan_to_num(map_[far]).max(initial=0) < 1e-9
 
 
@@ -210,7 +213,9 @@ def test_the_refined_picture_is_the_box_enlarged_with_black_outside():
 
 def test_the_words_hold_the_numbers_of_the_result():
     found = ex.carve(vlm_cases.vlm(), vlm_cases.scene(), **GIVEN)
-    told = dict(zip(ex.verbalization(found)["claim"].values, ex.verbalization(found)["value"].values, strict=True))
+    told = dict(
+        zip(ex.verbalization(found)["claim"].values, ex.verbalization(found)["value"].values, strict=True)
+    )
     assert told["kept"] == pytest.approx(found["area_size"].sum().item())
     inside = found["area_of"].values > 0
     map_ = found["focus"].values[0]
@@ -234,7 +239,9 @@ def test_each_word_and_each_layer_has_its_map():
     model = vlm_cases.vlm("paligemma")
     words = ex.image_attention(model, vlm_cases.scene(), ask="abc", max_new_tokens=3)
     answer = ask(model, [Image.fromarray(vlm_cases.scene())], "abc", layers=[0], most=3)
-    assert [str(n) for n in words["name"].values] == [f"{n + 1}: {w.strip() or w}" for n, w in enumerate(answer.words)]
+    assert [str(n) for n in words["name"].values] == [
+        f"{n + 1}: {w.strip() or w}" for n, w in enumerate(answer.words)
+    ]
     assert np.allclose(words["map_mass"], answer.rows.mean(axis=(1, 2)).sum(-1))
     assert np.allclose(words["head_mass"], answer.rows.sum(-1).mean(0))
     layers = ex.image_attention(model, vlm_cases.scene(), ask="abc", by="layer", max_new_tokens=3)

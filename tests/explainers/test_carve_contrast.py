@@ -17,7 +17,11 @@ def planted():
     visual = np.exp(rng.normal(0, 1, (N, N)))
     semantic = np.ones((N, N))
     truth = np.zeros((N, N), bool)
-    for rows, columns, height in ((slice(2, 7), slice(3, 8), 9), (slice(14, 20), slice(2, 6), 7), (slice(9, 15), slice(15, 21), 5)):
+    for rows, columns, height in (
+        (slice(2, 7), slice(3, 8), 9),
+        (slice(14, 20), slice(2, 6), 7),
+        (slice(9, 15), slice(15, 21), 5),
+    ):
         semantic[rows, columns], truth[rows, columns] = height, True
     general = visual / visual.sum() * 0.3
     question = visual * semantic
@@ -46,7 +50,10 @@ def test_a_large_lambda_leaves_the_question_alone(planted):
 def test_between_them_more_lambda_means_less_of_the_factor(planted):
     general, question, semantic, _ = planted
     lams = (0, 1e-5, 1e-4, 1e-3, 1e-2, 1)
-    with_factor = [np.corrcoef(np.log(c.contrast(question, general, lam)).ravel(), np.log(semantic).ravel())[0, 1] for lam in lams]
+    with_factor = [
+        np.corrcoef(np.log(c.contrast(question, general, lam)).ravel(), np.log(semantic).ravel())[0, 1]
+        for lam in lams
+    ]
     assert with_factor == sorted(with_factor, reverse=True)
     assert with_factor[0] == pytest.approx(1)
 
@@ -114,7 +121,11 @@ def test_the_strongest_regions_stay(count):
     map_ = blobs()
     areas, found = c.regions(map_, map_ > 0, c.RegionRule(count=count))
     assert [round(r.share * map_.sum()) for r in found] == [30, 20, 12][:count]
-    assert [(r.top, r.left, r.bottom, r.right) for r in found] == [(1, 1, 4, 6), (6, 6, 8, 11), (8, 3, 10, 6)][:count]
+    assert [(r.top, r.left, r.bottom, r.right) for r in found] == [
+        (1, 1, 4, 6),
+        (6, 6, 8, 11),
+        (8, 3, 10, 6),
+    ][:count]
     assert [(areas == n + 1).sum() for n in range(count)] == [15, 10, 6][:count]
 
 

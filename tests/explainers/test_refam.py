@@ -24,7 +24,9 @@ def test_the_magnet_law():
     assert list(found.values()) == sorted(found.values())
     assert contrast_and_heat(1e9)[0] == pytest.approx(np.exp(1.5))
     assert contrast_and_heat(0)[1] == pytest.approx(0.881, abs=5e-4)
-    assert contrast_and_heat(2)[1] == pytest.approx(np.exp(2) / (np.exp(2) + 1 + 2 * np.exp(0.8)))  # falls, to 0.575
+    assert contrast_and_heat(2)[1] == pytest.approx(
+        np.exp(2) / (np.exp(2) + 1 + 2 * np.exp(0.8))
+    )  # falls, to 0.575
 
 
 def test_magnets_that_match_the_background_leave_the_object_to_the_content():
@@ -102,7 +104,9 @@ def test_sinks_follow_their_tokens():
 
 @pytest.mark.parametrize("first", [0, 2, 4])
 def test_the_block_in_which_a_sink_emerges(first):
-    flags = np.stack([maps.detect_gas(planted(50 if block >= first else 1), TEXT, IMAGE) for block in range(5)])
+    flags = np.stack(
+        [maps.detect_gas(planted(50 if block >= first else 1), TEXT, IMAGE) for block in range(5)]
+    )
     assert maps.emergence(flags)[5] == first
     assert maps.emergence(flags)[0] == 5
     flags[3, 5] = False
@@ -123,7 +127,11 @@ def test_the_named_side_moves_the_point_there_and_nothing_else():
 
 def test_roles_by_word_and_by_position():
     assert not {"left", "right", "top", "bottom", "middle", "on", "no", "not"} & STOP
-    found = locate(["user", ":", "▁a", "▁gold", "fish", "▁on", "▁the", "▁right", "▁a", "▁.", "assistant"], "a goldfish on the right", ["a", "."])
+    found = locate(
+        ["user", ":", "▁a", "▁gold", "fish", "▁on", "▁the", "▁right", "▁a", "▁.", "assistant"],
+        "a goldfish on the right",
+        ["a", "."],
+    )
     assert [(n, role) for n, role, _ in found] == [
         (2, "stop"), (3, "content"), (4, "content"), (5, "content"), (6, "stop"), (7, "content"), (8, "magnet"), (9, "magnet"),
     ]  # fmt: skip
@@ -146,7 +154,9 @@ def test_which_maps_are_added_up():
     assert maps.kept_tokens(["stop", "magnet"], none[:2], filtered=True)[0].tolist() == [0]
 
 
-@pytest.mark.parametrize("name", ["llava-siglip", "llava-next", "paligemma", "smolvlm", "qwen2.5-vl", "qwen3-vl"])
+@pytest.mark.parametrize(
+    "name", ["llava-siglip", "llava-next", "paligemma", "smolvlm", "qwen2.5-vl", "qwen3-vl"]
+)
 def test_the_whole_path_on_real_families(name):
     found = ex.refam(vlm_cases.vlm(name), vlm_cases.scene(), expression="cab", magnets="a d", layers="0")
     assert found["heat"].shape[1:] == (40, 64)
@@ -167,5 +177,8 @@ def test_magnets_take_share_from_content_and_a_side_changes_the_heat():
         for m in ("none", "a", "a d", "a d e f")
     ]
     assert heats == sorted(heats, reverse=True)
-    plain, left = (ex.refam(model, picture, expression="left cab", layers="0", magnets="a", spatial=s) for s in (False, True))
+    plain, left = (
+        ex.refam(model, picture, expression="left cab", layers="0", magnets="a", spatial=s)
+        for s in (False, True)
+    )
     assert np.allclose(left["heat"][0], plain["heat"][0] * maps.spatial_prior("left", (40, 64)), rtol=1e-5)

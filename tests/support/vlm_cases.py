@@ -33,7 +33,9 @@ class QwenProcessor:
         inputs = dict(self.image_processor(images, return_tensors="pt"))
         counts = [int(grid.prod()) // self.image_processor.merge_size**2 for grid in inputs["image_grid_thw"]]
         ids = self.tokenizer(text[0])["input_ids"]
-        return inputs | tiny_vision.qwen_text([tiny_vision.spread(ids, tiny_vision.IDS["<|image_pad|>"], counts)])
+        return inputs | tiny_vision.qwen_text(
+            [tiny_vision.spread(ids, tiny_vision.IDS["<|image_pad|>"], counts)]
+        )
 
     def to_dict(self):
         return {"image_processor": self.image_processor.to_dict()}
@@ -50,7 +52,13 @@ def vlm(name="llava-siglip"):
         model = tiny_vision.model(case)
     processor = tiny_vision.full_processor(case, images) if case.full else QwenProcessor(images)
     return types.SimpleNamespace(
-        model=model, processor=processor, name=name, task="image-text-to-text", source="folder", revision="0", license="none"
+        model=model,
+        processor=processor,
+        name=name,
+        task="image-text-to-text",
+        source="folder",
+        revision="0",
+        license="none",
     )
 
 

@@ -4,4 +4,14 @@ from probe.zoo.scenes.questions import Question, describe, questions
 from probe.zoo.scenes.scene import HELD_OUT, Scene, Thing, make_scene
 from probe.zoo.scenes.shapes import COLOURS, SHAPES
 
-__all__ = ["COLOURS", "HELD_OUT", "SHAPES", "Question", "Scene", "Thing", "describe", "make_scene", "questions"]
+__all__ = [
+    "COLOURS",
+    "HELD_OUT",
+    "SHAPES",
+    "Question",
+    "Scene",
+    "Thing",
+    "describe",
+    "make_scene",
+    "questions",
+]

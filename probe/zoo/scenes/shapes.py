@@ -47,7 +47,9 @@ def _corners(shape: str) -> NDArray[np.float64]:
     return np.concatenate(turned)
 
 
-def draw_shape(shape: str, row: float, column: float, radius: float, angle: float, size: tuple[int, int]) -> Pixels:
+def draw_shape(
+    shape: str, row: float, column: float, radius: float, angle: float, size: tuple[int, int]
+) -> Pixels:
     """The pixels of a shape inside a picture.
 
     Args:
@@ -80,7 +82,12 @@ def draw_digit(digit: int, row: float, column: float, height: float, size: tuple
     rows, columns = [], []
     for name in _LIT[digit]:
         (r0, c0), (r1, c1) = (((r - 0.5) * height, (c - 0.25) * height) for r, c in _SEGMENTS[name])
-        top, bottom, left, right = min(r0, r1) - half, max(r0, r1) + half, min(c0, c1) - half, max(c0, c1) + half
+        top, bottom, left, right = (
+            min(r0, r1) - half,
+            max(r0, r1) + half,
+            min(c0, c1) - half,
+            max(c0, c1) + half,
+        )
         box = np.array([(top, left), (top, right), (bottom, right), (bottom, left)]) + (row, column)
         r, c = polygon(box[:, 0], box[:, 1], shape=size)
         rows.append(r)

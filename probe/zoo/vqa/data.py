@@ -10,7 +10,19 @@ from numpy.typing import NDArray
 from probe.zoo.scenes import COLOURS, SHAPES, Question, Scene, make_scene, questions
 
 #: What is asked of each scene; a description, which is long, of every third.
-KINDS = ("colour", "colour", "shape", "shape", "digit", "digit", "exists", "count", "beside", "relation", "description")
+KINDS = (
+    "colour",
+    "colour",
+    "shape",
+    "shape",
+    "digit",
+    "digit",
+    "exists",
+    "count",
+    "beside",
+    "relation",
+    "description",
+)
 ROOM = 176
 CLOSE = ("colour", "shape", "digit")
 
@@ -83,7 +95,9 @@ def drawn(plan: Plan, workers: int) -> Packed:
 
     from tqdm import tqdm
 
-    pieces = [replace(plan, count=min(1000, plan.count - n), seed=plan.seed + n) for n in range(0, plan.count, 1000)]
+    pieces = [
+        replace(plan, count=min(1000, plan.count - n), seed=plan.seed + n) for n in range(0, plan.count, 1000)
+    ]
     with ProcessPoolExecutor(workers) as pool:
         parts = list(tqdm(pool.map(build, pieces), total=len(pieces), desc="drawing thousands of scenes"))
     names = Packed.__dataclass_fields__
@@ -105,7 +119,9 @@ def magnified(scene: Scene, number: int, rng: np.random.Generator) -> NDArray[np
     if rng.random() < 0.6:
         y, x = np.indices(mask.shape)
         reach = thing.radius * rng.uniform(0.9, 1.6)
-        near = (abs(y - thing.row + rng.normal(0, 2)) < reach) & (abs(x - thing.column + rng.normal(0, 2)) < reach)
+        near = (abs(y - thing.row + rng.normal(0, 2)) < reach) & (
+            abs(x - thing.column + rng.normal(0, 2)) < reach
+        )
         picture = np.where(near[..., None], picture, 0).astype(np.uint8)
     top, bottom = (thing.row + s * thing.radius * rng.uniform(1, 2.2) for s in (-1, 1))
     left, right = (thing.column + s * thing.radius * rng.uniform(1, 2.2) for s in (-1, 1))
@@ -118,7 +134,9 @@ def patch_truth(scene: Scene, side: int, patch: int) -> NDArray[np.int8]:
     from PIL import Image
 
     masks = np.asarray(Image.fromarray(scene.masks).resize((side, side), Image.Resampling.NEAREST))
-    cells = masks.reshape(side // patch, patch, side // patch, patch).swapaxes(1, 2).reshape(-1, patch * patch)
+    cells = (
+        masks.reshape(side // patch, patch, side // patch, patch).swapaxes(1, 2).reshape(-1, patch * patch)
+    )
     shares = np.stack([(cells == n + 1).mean(1) for n in range(len(scene.things))], axis=1)
     best = np.where(shares.max(1) >= 0.2, shares.argmax(1) + 1, 0)
     table = np.zeros((3, len(scene.things) + 1), np.int8)

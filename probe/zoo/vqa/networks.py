@@ -42,7 +42,9 @@ def vocabulary() -> list[str]:
 
 
 def _wordings(module: Any) -> list[Any]:
-    return [v for v in vars(module).values() if isinstance(v, tuple) and v and all(isinstance(w, str) for w in v)]
+    return [
+        v for v in vars(module).values() if isinstance(v, tuple) and v and all(isinstance(w, str) for w in v)
+    ]
 
 
 def new_processor(shape: Shape) -> Any:

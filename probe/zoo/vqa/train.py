@@ -27,7 +27,9 @@ MODES = (("scene", 0.7), ("both", 0.15), ("close", 0.15))
 
 def arguments() -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, required=True, help="folder for drawn scenes and the state")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -62,20 +64,36 @@ class Trainer:
     def rate(self) -> float:
         """Linear rise, then a cosine to a hundredth."""
         rise, part = 200, self.step / self.args.steps
-        return self.args.rate * min(1.0, (self.step + 1) / rise) * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1, part))) / 2)
+        return (
+            self.args.rate
+            * min(1.0, (self.step + 1) / rise)
+            * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1, part))) / 2)
+        )
 
-    def loss(self, scenes: data.Packed, rows: np.ndarray[Any, Any], mode: str) -> tuple[Tensor, Tensor, float]:
+    def loss(
+        self, scenes: data.Packed, rows: np.ndarray[Any, Any], mode: str
+    ) -> tuple[Tensor, Tensor, float]:
         """Loss of answers, loss of patches, and the share of answer tokens that are right."""
         device, count = self.device, len(rows)
         shown = {"scene": [0], "close": [1], "both": [0, 1]}[mode]
-        pixels = torch.from_numpy(scenes.pictures[rows][:, shown]).to(device).flatten(0, 1).permute(0, 3, 1, 2)
+        pixels = (
+            torch.from_numpy(scenes.pictures[rows][:, shown]).to(device).flatten(0, 1).permute(0, 3, 1, 2)
+        )
         pixels = (pixels.float() / 255 - 0.5) / 0.5
-        features = torch.stack(list(self.model.model.get_image_features(pixels, return_dict=True).pooler_output))
+        features = torch.stack(
+            list(self.model.model.get_image_features(pixels, return_dict=True).pooler_output)
+        )
         truth = torch.from_numpy(scenes.truth[rows]).to(device).long()
-        patches = sum(
-            nn.functional.cross_entropy(logits.flatten(0, 1), truth[:, n].flatten())
-            for n, logits in enumerate(self.head(features.view(count, len(shown), *features.shape[1:])[:, 0]).split(CLASSES, -1))
-        ) if mode != "close" else features.new_zeros(())
+        patches = (
+            sum(
+                nn.functional.cross_entropy(logits.flatten(0, 1), truth[:, n].flatten())
+                for n, logits in enumerate(
+                    self.head(features.view(count, len(shown), *features.shape[1:])[:, 0]).split(CLASSES, -1)
+                )
+            )
+            if mode != "close"
+            else features.new_zeros(())
+        )
         segment, tokens, position, answer = (
             torch.from_numpy(getattr(scenes, name)[rows]).to(device).long()
             for name in ("segment", "tokens", "position", "answer")
@@ -130,7 +148,9 @@ class Trainer:
         """Write the state, whole or not at all."""
         path = self.args.work / "state.pt"
         parts = {"model": self.model, "head": self.head, "optimizer": self.optimizer}
-        torch.save({n: p.state_dict() for n, p in parts.items()} | {"step": self.step}, path.with_suffix(".new"))
+        torch.save(
+            {n: p.state_dict() for n, p in parts.items()} | {"step": self.step}, path.with_suffix(".new")
+        )
         os.replace(path.with_suffix(".new"), path)
 
     def resume(self) -> None:
