@@ -32,8 +32,8 @@ def image_attention(
 ) -> "xr.Dataset":
     """Where in the picture each word of the answer looked, and which heads look at the picture most.
 
-    The word's map is the attention of the position that predicts it, mean over heads and chosen layers, spread over the picture's
-    own pixels by the model's true grid. Attention is where the model reads from; whether it used what it read is another question.
+    The word's map is the attention of the position that predicts it, mean over heads and chosen layers, spread over the
+    picture's own pixels by the model's true grid. Attention is where the model reads; whether it used it is another question.
 
     Args:
         model: what `probe.load` gave for a vision-language model.
@@ -44,8 +44,8 @@ def image_attention(
         max_new_tokens: of the answer.
 
     Returns:
-        An image_overlay with a slider over words or layers; map_mass, the share of attention on the picture; map_entropy in nats;
-        head_mass (hidden_layer, head).
+        An image_overlay with a slider over words or layers; map_mass, the share of attention on the picture; map_entropy in
+        nats; head_mass (hidden_layer, head).
 
     Raises:
         InputError: a picture, a layer or an option that cannot be used, or a prompt without image tokens.

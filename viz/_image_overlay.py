@@ -195,7 +195,8 @@ def _layout(result: xr.Dataset, height: float) -> dict[str, object]:
         if attrs.get("explainer") == "relevance_contrast":
             story = f"{for_it}: more for the first, {against}: more for the second"
     if "question" in attrs:
-        story = f"“{html.escape(str(attrs['question']))}” – “{html.escape(str(attrs['target']))}”, {html.escape(str(attrs['method']))}"
+        asked, answer, how = (html.escape(str(attrs[name])) for name in ("question", "target", "method"))
+        story = f"“{asked}” – “{answer}”, {how}"
     if result.sizes.get("area", 0):
         story += f"; outlined: {html.escape(str(attrs.get('outlined', 'the areas that stand out')))}"
     if attrs.get("sound") is False:

@@ -1,4 +1,4 @@
-"""CARVE: what a question makes a vision-language model look at, beyond what any instruction would; and the answer from there."""
+"""CARVE: what a question makes a model look at, beyond what any instruction would; and the answer from there."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,7 +80,7 @@ def carve(
         picture: a file, a picture of Pillow, or an array.
         ask: the question.
         general: the general instruction.
-        method: "carve"; "vicrop" (λ = 0 mostly, one layer, a sliding window; give `layers` 14 for LLaVA-1.5, 22 for Qwen2.5-VL);
+        method: "carve"; "vicrop" (a sliding window; its authors take λ 0 and layer 14 of LLaVA-1.5, 22 of Qwen2.5-VL);
             "question" (no contrast, a baseline).
         layers: of the text model.
         steps: which steps of the answers are compared.
@@ -99,8 +99,8 @@ def carve(
         max_new_tokens: of each answer.
 
     Returns:
-        An image_overlay: the fused map and both attentions over the picture, the kept regions as areas, `refined` (what was asked
-        about again), the answers, and diagnostics: entropy in nats and visual mass by layer under both instructions. Where both
+        An image_overlay: the fused map and both attentions over the picture, the kept regions as areas, `refined` (what was
+        asked about again), the answers, and diagnostics: entropy in nats and visual mass by layer under both instructions. Where both
         instructions give the same map there is nothing to keep: `contrast` is False, no region is kept, and the answer is that
         on the original.
 

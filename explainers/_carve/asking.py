@@ -21,7 +21,7 @@ class Answer:
         text: the answer.
         words: each generated token as text, the end token included.
         probability: of the whole answer, as the model decoded it.
-        rows: attention of the step that predicts each token to the image tokens, [steps, layers, heads, N]; empty if not asked for.
+        rows: attention of the step that predicts each token to the image tokens, [steps, layers, heads, N]; or empty.
         layers: numbers of the layers.
         table: where the image tokens lie, of `probe.families.vision.image_tokens`.
         places: positions of the image tokens in the prompt.

@@ -48,7 +48,7 @@ class Settings:
 class Found:
     """Where CARVE looks: map, mask, regions and the box around them, in pixels of the map; no box without contrast."""
 
-    map: NDArray[np.float64]
+    map: Floats
     areas: NDArray[np.int16]
     regions: list[Region]
     box: tuple[int, int, int, int] | None

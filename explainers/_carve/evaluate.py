@@ -2,12 +2,13 @@
 
     python -m probe.explainers._carve.evaluate --model vqa --questions 300 --clutter 0.8
 
-Prints accuracy without and with each way of cutting out a part, paired with the plain answer (exact McNemar test), how the map lies
-on the true mask, the time a question takes, and entropy and accuracy by clutter. The scenes are held out by their seeds.
+Prints accuracy without and with each way of cutting out a part, paired with the plain answer (exact McNemar test), how the map
+lies on the true mask, the time a question takes, and entropy and accuracy by clutter. The scenes are held out by their seeds.
 """
 
 import argparse
 import json
+import sys
 import time
 from dataclasses import replace
 from typing import Any
@@ -81,7 +82,7 @@ def one(model: Any, scene: Any, question: Any, settings: Any, rng: np.random.Gen
     found = places["carve"]
     told["area"] = float(mask.mean())
     if found.box is None:
-        return told | {way: first.text for way in WAYS} | {"seconds": spent}
+        return told | dict.fromkeys(WAYS, first.text) | {"seconds": spent}
     boxes = {
         "centre": moved(found.box, size, None),
         "random": moved(found.box, size, rng),
@@ -106,7 +107,7 @@ def mcnemar(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> float:
 
 def table(model: Any, pairs: list[Any], settings: Any, seed: int) -> dict[str, Any]:
     """The figures of one set of questions."""
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
     rng = np.random.default_rng(seed)
     lines = [one(model, scene, question, settings, rng) for scene, question in tqdm(pairs, desc="questions")]
@@ -180,7 +181,8 @@ def main() -> None:
     for level in map(float, args.clutter.split(",")):
         for seed in map(int, args.seeds.split(",")):
             pairs = cases(args.questions, level, tuple(args.kinds.split(",")), seed)
-            print(json.dumps({"clutter": level, "seed": seed, **table(model, pairs, settings, seed)}))
+            line = {"clutter": level, "seed": seed, **table(model, pairs, settings, seed)}
+            sys.stdout.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":

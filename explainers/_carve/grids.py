@@ -67,8 +67,8 @@ def surface(
         shown: height and width of the map.
 
     Returns:
-        [height, width] float64; where several grids (tiles and the small whole picture) cover a pixel, their mean; NaN where the
-        model saw nothing of the picture.
+        [height, width] float64; where several grids (tiles and the small whole picture) cover a pixel, their mean; NaN where
+        the model saw nothing of the picture.
     """
     from scipy.ndimage import map_coordinates
 

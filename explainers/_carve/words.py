@@ -19,7 +19,8 @@ def by_word(answer: Answer) -> tuple[list[str], list[slice]]:
     Tokenizers that write no spaces into their pieces give one word for each token.
     """
     spaced = any(word.startswith(" ") for word in answer.words)
-    words, spans = [], []
+    words: list[str] = []
+    spans: list[slice] = []
     for n, word in enumerate(answer.words):
         if spaced and words and word and not word.startswith(" ") and word.isalnum():
             words[-1] += word

@@ -80,12 +80,11 @@ def build(
     pieces = ["" if i in special else processor.tokenizer.decode([i]) for i in behind]
     tokens = locate(pieces, expression, extra)
     found = block(module, given, chosen, places, len(behind)).mean(0)
-    rows, roles, words = ([t[n] for t in tokens] for n in range(3))
     specials = [n for n, i in enumerate(behind) if i in special]
-    rows, roles, words = (
-        [*rows, *specials],
-        [*roles, *["special"] * len(specials)],
-        [*words, *[""] * len(specials)],
+    rows = [*(n for n, _, _ in tokens), *specials]
+    told = (
+        [*(role for _, role, _ in tokens), *["special"] * len(specials)],
+        [*(w for *_, w in tokens), *[""] * len(specials)],
     )
     stack = sums.shares(found[rows], axis)
     return _result(
@@ -96,7 +95,7 @@ def build(
         places,
         stack,
         found[rows],
-        (roles, words),
+        told,
         expression,
         extra,
         chosen,

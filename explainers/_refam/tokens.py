@@ -8,9 +8,11 @@ from probe.errors import InputError
 ROLES = ("content", "stop", "magnet", "special")
 #: Our own short list of English words that name no thing; words of place ("left", "on", "top", "middle") are not in it.
 STOP = frozenset(
-    "a an the this that these those of and or but with to for from as at by is are was were be been being it its he she they "
-    "them his her their there which who whom whose what do does did has have had i you we my your our me us so such "
-    "very then than also just will would can could should may might".split()
+    (
+        "a also an and are as at be been being but by can could did do does for from had has have he her his "
+        "i is it its just may me might my of or our she should so such than that the their them then there "
+        "these they this those to us very was we were what which who whom whose will with would you your "
+    ).split()
 )
 _MARK = re.compile(r"^\W+$")
 
@@ -22,7 +24,7 @@ def word_role(word: str) -> str:
 
 
 def locate(pieces: Sequence[str], expression: str, magnets: Sequence[str]) -> list[tuple[int, str, str]]:
-    """Which tokens make up the expression and the magnets behind it, by position, so that a magnet "a" is no "a" of the expression.
+    """Which tokens make up the expression and the magnets behind it, by position: a magnet "a" is no "a" of the expression.
 
     Args:
         pieces: the tokens behind the picture, each decoded by itself.

@@ -79,13 +79,15 @@ def _looking(data: xr.Dataset) -> list[Statement]:
     mass, general = (float(data[f"{name}_mass"].mean()) for name in ("question", "general"))
     first, last = int(data["hidden_layer"][0]), int(data["hidden_layer"][-1])
     where = f"Layer {first} spends" if first == last else f"Layers {first} to {last} spend"
-    text = f"{where} {percent(mass)} of their attention on the picture under the question, {percent(general)} under the general instruction."
+    text = f"{where} {percent(mass)} of their attention on the picture under the question, "
+    text += f"{percent(general)} under the general instruction."
     if first == last:
         text = text.replace("of their", "of its")
     found = [Statement("visual_mass", text, mass)]
     most = float(np.log(data.attrs["image_tokens"]))
     before, other = (float(data[f"{name}_entropy"].mean()) for name in ("question", "general"))
-    text = f"Entropy of that attention: {before:.2f} nats under the question, {other:.2f} under the general instruction; {most:.2f} at most."
+    text = f"Entropy of that attention: {before:.2f} nats under the question, {other:.2f} under the general instruction; "
+    text += f"{most:.2f} at most."
     found.append(Statement("entropy", text, before))
     if before > EVEN * most:
         text = "The question's attention is spread almost evenly over the picture: read the map with care."

@@ -24,18 +24,19 @@ def image_attention_statements(data: xr.Dataset) -> list[Statement]:
         mass = float(data["map_mass"][number])
         who = quoted(name.split(": ", 1)[-1]) if ": " in name else name.capitalize()
         half = concentration(np.nan_to_num(map_))
-        text = f"{who} looks most at the {where} (half of its look on {percent(half)} of the picture; {percent(mass)} of its attention)."
+        text = f"{who} looks most at the {where} (half of its look on {percent(half)} of the picture; "
+        text += f"{percent(mass)} of its attention)."
         found.append(Statement("look", text, mass))
-    mass = data["head_mass"].values
-    order = np.argsort(-mass, axis=None, kind="stable")[:3]
+    given = data["head_mass"].values
+    order = np.argsort(-given, axis=None, kind="stable")[:3]
     told = []
     for flat in order:
-        layer, head = np.unravel_index(int(flat), mass.shape)
+        layer, head = np.unravel_index(int(flat), given.shape)
         told.append(
-            f"layer {int(data['hidden_layer'][layer])} head {int(head)} ({percent(float(mass[layer, head]))})"
+            f"layer {int(data['hidden_layer'][layer])} head {int(head)} ({percent(float(given[layer, head]))})"
         )
     found.append(
-        Statement("heads", f"The heads that look at the picture most: {listing(told)}.", float(mass.max()))
+        Statement("heads", f"The heads that look at the picture most: {listing(told)}.", float(given.max()))
     )
     return found
 

@@ -13,7 +13,8 @@ def refam_statements(data: xr.Dataset) -> list[Statement]:
 
     attrs = data.attrs
     row, column = (float(x) for x in attrs["point"])
-    text = f"{quoted(str(attrs['target']))} points at the {place(row, column)} (row {percent(row)}, column {percent(column)} of the picture)."
+    text = f"{quoted(str(attrs['target']))} points at the {place(row, column)} "
+    text += f"(row {percent(row)}, column {percent(column)} of the picture)."
     found = [Statement("point", text, row)]
     half = concentration(np.nan_to_num(data["heat"].values[0]))
     found.append(

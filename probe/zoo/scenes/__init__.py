@@ -1,4 +1,4 @@
-"""Generated scenes with their truth: coloured shapes with digits on textured grounds, questions, masks. Synthetic, endless, seeded."""
+"""Generated scenes with their truth: coloured shapes with digits on textured grounds, questions, masks; seeded."""
 
 from probe.zoo.scenes.questions import Question, describe, questions
 from probe.zoo.scenes.scene import HELD_OUT, Scene, Thing, make_scene

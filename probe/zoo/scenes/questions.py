@@ -57,7 +57,7 @@ _PLURAL = {"cross": "crosses"}
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its only right answer (words), and the number of the thing that holds the answer (None: the whole picture)."""
+    """A question, its only right answer (words), and the number of the thing that holds the answer (None: all)."""
 
     kind: str
     text: str

@@ -53,7 +53,7 @@ class Scene:
 
     def mask(self, number: int) -> NDArray[np.bool_]:
         """Where the thing of that number is, [H, W]."""
-        return self.masks == number + 1
+        return np.asarray(self.masks == number + 1)
 
 
 def make_scene(
@@ -112,7 +112,7 @@ def _ground(rng: np.random.Generator, clutter: float, height: int, width: int) -
             turn, long, thick = rng.uniform(0, np.pi), rng.uniform(3, 13), rng.uniform(0.7, 1.7)
             along, across = np.array([np.cos(turn), np.sin(turn)]), np.array([-np.sin(turn), np.cos(turn)])
             ends = [s * long * along + t * thick * across for s, t in ((1, 1), (1, -1), (-1, -1), (-1, 1))]
-            box = np.array(ends) + (row, column)
+            box = np.array(ends) + np.array((row, column))
             at = polygon(box[:, 0], box[:, 1], shape=(height, width))
         picture[at] = np.clip(colour, 0, 255)
     return picture

@@ -88,7 +88,7 @@ def draw_digit(digit: int, row: float, column: float, height: float, size: tuple
             min(c0, c1) - half,
             max(c0, c1) + half,
         )
-        box = np.array([(top, left), (top, right), (bottom, right), (bottom, left)]) + (row, column)
+        box = np.array([(top, left), (top, right), (bottom, right), (bottom, left)]) + np.array((row, column))
         r, c = polygon(box[:, 0], box[:, 1], shape=size)
         rows.append(r)
         columns.append(c)

@@ -93,7 +93,7 @@ def drawn(plan: Plan, workers: int) -> Packed:
     """`build` in several processes, a thousand scenes each time, with a progress bar."""
     from concurrent.futures import ProcessPoolExecutor
 
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
     pieces = [
         replace(plan, count=min(1000, plan.count - n), seed=plan.seed + n) for n in range(0, plan.count, 1000)
@@ -119,9 +119,8 @@ def magnified(scene: Scene, number: int, rng: np.random.Generator) -> NDArray[np
     if rng.random() < 0.6:
         y, x = np.indices(mask.shape)
         reach = thing.radius * rng.uniform(0.9, 1.6)
-        near = (abs(y - thing.row + rng.normal(0, 2)) < reach) & (
-            abs(x - thing.column + rng.normal(0, 2)) < reach
-        )
+        row, column = thing.row + rng.normal(0, 2), thing.column + rng.normal(0, 2)
+        near = np.asarray((abs(y - row) < reach) & (abs(x - column) < reach))
         picture = np.where(near[..., None], picture, 0).astype(np.uint8)
     top, bottom = (thing.row + s * thing.radius * rng.uniform(1, 2.2) for s in (-1, 1))
     left, right = (thing.column + s * thing.radius * rng.uniform(1, 2.2) for s in (-1, 1))

@@ -5,6 +5,7 @@ python -m probe.zoo.vqa.measure --model FOLDER --scenes 200
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,9 @@ def main() -> None:
     figures: dict[str, Any] = {"scenes for each level": args.scenes}
     for level in LEVELS:
         figures[f"clutter {level:g}"] = accuracy(model, processor, level, args.scenes)
-        print(f"clutter {level:g}", json.dumps(figures[f"clutter {level:g}"]), flush=True)
+        sys.stdout.write(f"clutter {level:g} {json.dumps(figures[f'clutter {level:g}'])}\n")
     figures["held-out pairs, clutter 0"] = accuracy(model, processor, 0.0, args.scenes, held_out=True)
-    print("held-out pairs", json.dumps(figures["held-out pairs, clutter 0"]), flush=True)
+    sys.stdout.write(f"held-out pairs {json.dumps(figures['held-out pairs, clutter 0'])}\n")
     if args.out is not None:
         args.out.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
 

@@ -1,4 +1,4 @@
-"""The model as transformers' own classes: a SigLIP tower, a projector and a Llama, with a word tokenizer and LLaVA's processor."""
+"""The model as transformers' own classes: a SigLIP tower, a projector and a Llama; a word tokenizer, LLaVA's processor."""
 
 import re
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>", "<image>")
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ message['role'] }} : "
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
     "{% endif %} {% endfor %}{% if add_generation_prompt %}assistant : {% endif %}"
 )
 
@@ -37,7 +38,22 @@ def vocabulary() -> list[str]:
     texts = " ".join(" ".join(tuple_) for tuple_ in _wordings(module))
     words = set(re.findall(r"[a-z]+|[.?:,]", texts)) | set(COLOURS) | set(SHAPES) | set(NUMBERS)
     words |= {plural(shape) for shape in SHAPES} | {str(n) for n in range(10)} | {":", ","}
-    words |= set("user assistant yes no a an and the things left right above below of".split())
+    words |= {
+        "user",
+        "assistant",
+        "yes",
+        "no",
+        "a",
+        "an",
+        "and",
+        "the",
+        "things",
+        "left",
+        "right",
+        "above",
+        "below",
+        "of",
+    }
     return [*SPECIAL, *sorted(words)]
 
 

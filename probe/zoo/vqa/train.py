@@ -64,11 +64,8 @@ class Trainer:
     def rate(self) -> float:
         """Linear rise, then a cosine to a hundredth."""
         rise, part = 200, self.step / self.args.steps
-        return (
-            self.args.rate
-            * min(1.0, (self.step + 1) / rise)
-            * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1, part))) / 2)
-        )
+        course = 0.01 + 0.99 * (1 + math.cos(math.pi * min(1, part))) / 2
+        return float(self.args.rate * min(1.0, (self.step + 1) / rise) * course)
 
     def loss(
         self, scenes: data.Packed, rows: np.ndarray[Any, Any], mode: str
@@ -84,16 +81,13 @@ class Trainer:
             list(self.model.model.get_image_features(pixels, return_dict=True).pooler_output)
         )
         truth = torch.from_numpy(scenes.truth[rows]).to(device).long()
-        patches = (
-            sum(
-                nn.functional.cross_entropy(logits.flatten(0, 1), truth[:, n].flatten())
-                for n, logits in enumerate(
-                    self.head(features.view(count, len(shown), *features.shape[1:])[:, 0]).split(CLASSES, -1)
-                )
+        patches = features.new_zeros(())
+        if mode != "close":
+            told_of = self.head(features.view(count, len(shown), *features.shape[1:])[:, 0]).split(
+                CLASSES, -1
             )
-            if mode != "close"
-            else features.new_zeros(())
-        )
+            for n, logits in enumerate(told_of):
+                patches = patches + nn.functional.cross_entropy(logits.flatten(0, 1), truth[:, n].flatten())
         segment, tokens, position, answer = (
             torch.from_numpy(getattr(scenes, name)[rows]).to(device).long()
             for name in ("segment", "tokens", "position", "answer")
@@ -173,7 +167,7 @@ class Trainer:
 
 def main() -> None:
     """Draw, train, ship."""
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
     args, begun = arguments(), time.time()
     trainer = Trainer(args)
