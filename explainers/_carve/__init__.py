@@ -11,6 +11,35 @@ if TYPE_CHECKING:
 __all__ = ["carve", "colour_complexity", "entropy_study", "texture_complexity"]
 
 
+#: Domains of parameters that need more than a line.
+Method = Annotated[
+    str,
+    Choice(
+        "carve",
+        "vicrop",
+        "question",
+        help="contrast, relative attention, or the question's attention alone",
+    ),
+]
+Layers = Annotated[str, Text("auto (20:25, or that part of the depth), first:last, or one number")]
+Steps = Annotated[
+    str,
+    Choice(
+        "first",
+        "last",
+        "all",
+        help="of the answers; last is each one's own last, all weighs later ones more",
+    ),
+]
+Rule = Annotated[
+    str, Choice("most", "least", help="at most K (paper), or K or keep of all regions if more (code)")
+]
+Fill = Annotated[str, Choice("black", "keep", help="what stands in the box outside the regions")]
+On = Annotated[
+    str, Choice("refined", "both", help="the refined picture (paper), or original and refined (code)")
+]
+
+
 @explainer(
     title="Where the question makes it look",
     shape="runs",
@@ -28,45 +57,21 @@ def carve(
     general: Annotated[str, Text("general instruction that the question is held against")] = (
         "Write a general description of the image."
     ),
-    method: Annotated[
-        str,
-        Choice(
-            "carve",
-            "vicrop",
-            "question",
-            help="contrast, relative attention, or the question's attention alone",
-        ),
-    ] = "carve",
-    layers: Annotated[
-        str, Text("auto (20:25, or that part of the depth), first:last, or one number")
-    ] = "auto",
-    steps: Annotated[
-        str,
-        Choice(
-            "first",
-            "last",
-            "all",
-            help="of the answers; last is each one's own last, all weighs later ones more",
-        ),
-    ] = "last",
+    method: Method = "carve",
+    layers: Layers = "auto",
+    steps: Steps = "last",
     start: Annotated[int, Interval(0, 1000, "with all: the first step")] = 0,
     lam: Annotated[float, Interval(0, 1e12, "λ, added to the general weights; the code has 1e-8")] = 1e-8,
     normalise: Annotated[bool, Flag("divide each layer's map by its sum first")] = False,
     keep: Annotated[float, Interval(0.001, 1, "share of the pixels that the mask keeps")] = 0.2,
     regions: Annotated[int, Interval(1, 10_000, "K, how many connected regions stay")] = 3,
-    region_rule: Annotated[
-        str, Choice("most", "least", help="at most K (paper), or K or keep of all regions if more (code)")
-    ] = "most",
+    region_rule: Rule = "most",
     region_order: Annotated[str, Choice("sum", "size", help="which regions come first")] = "sum",
     smallest: Annotated[float, Interval(0, 1, "drop regions below this share of the mask")] = 0.0,
     connectivity: Annotated[str, Choice("4", "8", help="neighbours of a pixel")] = "4",
     margin: Annotated[float, Interval(0, 2, "around the box, in shares of its longer side")] = 0.0,
-    fill: Annotated[
-        str, Choice("black", "keep", help="what stands in the box outside the regions")
-    ] = "black",
-    answer_on: Annotated[
-        str, Choice("refined", "both", help="the refined picture (paper), or original and refined (code)")
-    ] = "refined",
+    fill: Fill = "black",
+    answer_on: On = "refined",
     max_new_tokens: Annotated[int, Interval(1, 1024, "of each answer")] = 32,
 ) -> "xr.Dataset":
     """What the question makes the model look at, the part that is cut out for it, and its answer before and after.
@@ -100,8 +105,8 @@ def carve(
 
     Returns:
         An image_overlay: the fused map and both attentions over the picture, the kept regions as areas, `refined` (what was
-        asked about again), the answers, and diagnostics: entropy in nats and visual mass by layer under both instructions. Where both
-        instructions give the same map there is nothing to keep: `contrast` is False, no region is kept, and the answer is that
+        asked about again), the answers, and diagnostics: entropy in nats and visual mass by layer under both instructions. Where
+        both give the same map there is nothing to keep: `contrast` is False, no region is kept, and the answer is that
         on the original.
 
     Raises:

@@ -67,9 +67,9 @@ def entropy_study(
         right: whether an answer (first argument) is right; default: the same words in lower case.
 
     Returns:
-        A Dataset over `case`: entropy (nats, mean over layers, of the attention to the picture at the last step), mass (the
-        picture's, in that row), texture, colour, right, probability; and the rank correlations (Spearman) of entropy with texture, colour and
-        right as attributes.
+        A Dataset over `case`: entropy (nats, mean over layers, of the attention to the picture at the last step), mass
+        (the picture's, in that row), texture, colour, right, probability; and the rank correlations (Spearman) of entropy with
+        texture, colour and right as attributes.
     """
     import numpy as np
     import xarray as xr

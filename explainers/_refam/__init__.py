@@ -40,8 +40,8 @@ def refam(
 ) -> "xr.Dataset":
     """Where the content words of an expression look, after stop words and magnets have drawn the background away.
 
-    The text-to-image rectangle of each chosen layer's attention is computed exactly (never a whole map) in one pass; every place
-    is divided among the text tokens; what stop words, magnets and special tokens hold is left out; the rest is added up.
+    The text-to-image rectangle of each chosen layer's attention is computed exactly (never a whole map) in one pass; every
+    place is divided among the text tokens; what stop words, magnets and special tokens hold is left out; the rest is added up.
     The paper reads joint attention of diffusion transformers; here a vision-language model's text looks at its picture.
 
     Args:

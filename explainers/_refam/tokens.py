@@ -7,13 +7,12 @@ from probe.errors import InputError
 
 ROLES = ("content", "stop", "magnet", "special")
 #: Our own short list of English words that name no thing; words of place ("left", "on", "top", "middle") are not in it.
-STOP = frozenset(
-    (
-        "a also an and are as at be been being but by can could did do does for from had has have he her his "
-        "i is it its just may me might my of or our she should so such than that the their them then there "
-        "these they this those to us very was we were what which who whom whose will with would you your "
-    ).split()
+_WORDS = (
+    "a also an and are as at be been being but by can could did do does for from had has have he her his "
+    "i is it its just may me might my of or our she should so such than that the their them then there "
+    "these they this those to us very was we were what which who whom whose will with would you your "
 )
+STOP = frozenset(_WORDS.split())
 _MARK = re.compile(r"^\W+$")
 
 
