@@ -105,9 +105,9 @@ def carve(
 
     Returns:
         An image_overlay: the fused map and both attentions over the picture, the kept regions as areas, `refined` (what was
-        asked about again), the answers, and diagnostics: entropy in nats and visual mass by layer under both instructions. Where
-        both give the same map there is nothing to keep: `contrast` is False, no region is kept, and the answer is that
-        on the original.
+        asked about again), the answers, and diagnostics: entropy in nats and visual mass by layer under both instructions.
+        Where both give the same map there is nothing to keep: `contrast` is False, no region is kept, and the answer is
+        that on the original.
 
     Raises:
         InputError: a picture, a layer or an option that cannot be used, or a prompt without image tokens.
