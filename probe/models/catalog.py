@@ -85,7 +85,7 @@ ENTRIES = (
         "vqa",
         "Small LLaVA for generated scenes (ours)",
         "image-text-to-text",
-        2.0,
+        1.0,
         "Apache-2.0",
         "answers questions about generated scenes of coloured shapes; synthetic, ours, on transformers' own LLaVA",
     ),
