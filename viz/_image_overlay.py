@@ -46,15 +46,12 @@ def draw_image_overlay(result: xr.Dataset) -> go.Figure:
         return draw_slider(result)
     maps = _maps(result)
     picture = np.asarray(result["picture"].values, dtype=np.uint8)
-    first = (
-        "The picture as the network sees it"
-        if "refined" not in result.variables
-        else "The picture, and what was kept"
-    )
+    again = "refined" in result.variables
+    first = "The picture" if again else "The picture as the network sees it"
     titles = [first, *(html.escape(str(name)) for name in result["name"].values)]
-    if "refined" in result.variables:
-        titles.append("What the question was asked about again")
-    across = min(ACROSS, len(titles))
+    if again:
+        titles.append("Asked about again")
+    across = min(ACROSS + again, len(titles))
     down = -(-len(titles) // across)
     figure = make_subplots(
         rows=down, cols=across, subplot_titles=titles, horizontal_spacing=0.015, vertical_spacing=0.16 / down
@@ -67,7 +64,7 @@ def draw_image_overlay(result: xr.Dataset) -> go.Figure:
         if not signed:
             _add_picture(figure, grey, *at)
         figure.add_trace(_heat(map_, str(result["name"].values[number - 1]), signed), *at)
-    if "refined" in result.variables:
+    if again:
         at = (len(titles) - 1) // across + 1, (len(titles) - 1) % across + 1
         _add_picture(figure, np.asarray(result["refined"].values, dtype=np.uint8), *at)
     if "area_of" in result.variables and result.sizes.get("area", 0):

@@ -18,9 +18,9 @@ Floats = NDArray[np.floating[Any]]
 SHOWN = 512
 PAPER_DEPTH = (20, 25, 26)
 NAMES = {
-    "carve": "Contrast: question over general instruction",
-    "vicrop": "Relative attention: question over general instruction",
-    "question": "Attention under the question",
+    "carve": "Contrast of the two",
+    "vicrop": "Relative attention",
+    "question": "Attention, question",
 }
 
 
@@ -193,7 +193,7 @@ def _dataset(whole: Any, maps: Floats, found: Found, cut: Any, settings: Setting
 
     high, wide = found.map.shape
     small = whole.resize((wide, high), Image.Resampling.LANCZOS)
-    names = [NAMES[settings.method], NAMES["question"], "Attention under the general instruction"]
+    names = [NAMES[settings.method], NAMES["question"], "Attention, instruction"]
     data = xr.Dataset(
         {
             "focus": (("map", "row", "column"), maps.astype(np.float32)),

@@ -38,7 +38,9 @@ def test_a_shape_is_as_high_as_wide_and_has_the_area_it_should(shape):
     high, wide = np.ptp(rows), np.ptp(columns)
     assert 0.75 < high / wide < 1.3
     share = len(set(zip(rows.tolist(), columns.tolist(), strict=True))) / (np.pi * 40**2)
-    expected = {"circle": 1, "square": 0.94, "triangle": 0.56, "star": 0.49, "cross": 0.75, "ring": 0.73}[shape]
+    expected = {"circle": 1, "square": 0.94, "triangle": 0.56, "star": 0.49, "cross": 0.75, "ring": 0.73}[
+        shape
+    ]
     assert share == pytest.approx(expected, abs=0.06)
 
 
@@ -54,7 +56,10 @@ def test_the_same_seed_gives_the_same_scene_and_clutter_adds_edges():
 
     one, two = (make_scene(np.random.default_rng(3), 0.5) for _ in range(2))
     assert (one.picture == two.picture).all()
-    edges = [np.mean([ex.texture_complexity(make_scene(np.random.default_rng(n), c).picture) for n in range(4)]) for c in (0, 0.5, 1)]
+    edges = [
+        np.mean([ex.texture_complexity(make_scene(np.random.default_rng(n), c).picture) for n in range(4)])
+        for c in (0, 0.5, 1)
+    ]
     assert edges == sorted(edges)
     assert edges[2] > 1.5 * edges[0]
 
