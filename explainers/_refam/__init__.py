@@ -23,7 +23,7 @@ def refam(
     expression: Annotated[
         str, Text("words that refer to something in the picture")
     ] = "the thing in the middle",
-    magnets: Annotated[str, Text("stop words appended, separated by blanks, or none")] = ". a with",
+    magnets: Annotated[str, Text("stop words appended, separated by blanks, or none")] = ". a the",
     layers: Annotated[
         str, Text("auto (from 20/48 of the depth on), all, first:last, or one number")
     ] = "auto",
@@ -48,7 +48,7 @@ def refam(
         model: what `probe.load` gave for a vision-language model.
         picture: a file, a picture of Pillow, or an array.
         expression: what is looked for.
-        magnets: appended to it; tracked by position.
+        magnets: appended to it; tracked by position. The page names ". a with", a figure adds a colour word.
         layers: of the text model.
         axis: of the softmax across the stack of token maps.
         filtered: without it, all but special tokens are added up.

@@ -19,7 +19,9 @@ def test_answer_region_and_reason(probe, scene, tmp_path):
     ended = probe("explain", scene, "--ask", "what colour is the circle?", "--html", tmp_path / "page.html")
     assert ended.code == 0, ended.err
     lines = ended.out.splitlines()
-    assert lines[0].startswith("Asked “what colour is the circle?” again about the part that was kept, the model says “")
+    assert lines[0].startswith(
+        "Asked “what colour is the circle?” again about the part that was kept, the model says “"
+    )
     assert lines[1].startswith("About the whole picture it said ")
     assert lines[2].startswith("Kept: ")
     assert lines[3].startswith("Why there: the attention under the question, divided by")

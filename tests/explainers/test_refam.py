@@ -138,7 +138,7 @@ def test_roles_by_word_and_by_position():
     assert [word for *_, word in found][1:3] == ["goldfish", "goldfish"]
     assert word_role(" The") == "stop"
     assert word_role("...") == "stop"
-    with pytest.raises(InputError, match="not found among the tokens"):
+    with pytest.raises(InputError, match="not found among the model"):
         locate(["x"], "circle", [])
 
 
