@@ -48,7 +48,8 @@ def locate(pieces: Sequence[str], expression: str, magnets: Sequence[str]) -> li
     start = flat.find(target)
     if not target or start < 0:
         raise InputError(
-            f"expression {expression!r} with its magnets is not found among the model's tokens {list(pieces)[:12]}; are all its words known to the tokenizer?"
+            f"expression {expression!r} with its magnets is not found among the model's tokens {list(pieces)[:12]}; "
+            "are all its words known to the tokenizer?"
         )
     found: dict[int, tuple[str, str]] = {}
     for at, (_, word) in enumerate(letters):
