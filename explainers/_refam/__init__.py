@@ -23,7 +23,7 @@ def refam(
     expression: Annotated[
         str, Text("words that refer to something in the picture")
     ] = "the thing in the middle",
-    magnets: Annotated[str, Text("stop words appended, separated by blanks, or none")] = ". a the",
+    magnets: Annotated[str, Text("stop words appended, separated by blanks, or none")] = "a the",
     layers: Annotated[
         str, Text("auto (from 20/48 of the depth on), all, first:last, or one number")
     ] = "auto",

@@ -67,8 +67,3 @@ def scene(height=40, width=64, seed=0):
     values = np.random.default_rng(seed).integers(0, 90, (height, width, 3), dtype=np.uint8)
     values[height // 4 : height // 2, width // 2 : 3 * width // 4] = (250, 220, 40)
     return values
-
-
-def letters():
-    """The tiny model whose tokenizer knows every letter of the default expression."""
-    return vlm()
