@@ -263,3 +263,13 @@ def test_the_slider_shows_one_map_at_a_time_and_the_second_answer_has_its_panel(
     found = ex.carve(vlm_cases.vlm(), vlm_cases.scene(), **GIVEN)
     titles = [a.text for a in viz.draw(found).layout.annotations]
     assert "Asked about again" in titles
+
+
+def test_between_the_middles_of_tokens_a_map_is_linear_and_exact():
+    model, size = vlm_cases.vlm("llava-siglip"), (40, 64)
+    found = ask(model, [Image.fromarray(vlm_cases.scene(*size))], "abc", most=1)
+    middles = (found.table["x0"].values[0] + found.table["x1"].values[0])[found.places] / 2
+    map_ = surface(middles, found.table, found.places, size, size)
+    pixels = np.arange(64) + 0.5
+    between = (pixels >= middles.min()) & (pixels <= middles.max())
+    assert np.allclose(map_[:, between], pixels[between], atol=1e-9)
