@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from probe.explainers.spec import Explainer
 
 DEFAULT = "efficientnet-lite0"
+_VISION_LANGUAGE = "vqa"
+_ASKING = ("carve", "image_attention", "refam")
 _TEXT_ONLY = ("baseline", "n_steps", "layers", "batch_size", "max_tokens")
 _WIDTH = 48
 
@@ -46,7 +48,7 @@ def explain_image(
 
     Args:
         source: File of the picture.
-        model: Name for `probe.load`; "auto" is EfficientNet-Lite0.
+        model: Name for `probe.load`; "auto" is EfficientNet-Lite0, or our own vision-language model where something is asked.
         device: `auto`, `cpu`, `cuda`, …
         parameters: Of the command; what is None is left to its default.
         words: How the result becomes sentences.
@@ -67,7 +69,12 @@ def explain_image(
             )
     from probe import explainers as ex
 
-    result = _compute(ex.registry()["relevance"], source, model, device, given)
+    if "ask" in given and len(given) > 1:
+        raise InputError(
+            f"--{next(n for n in given if n != 'ask').replace('_', '-')} does not go with --ask; see `probe run carve --help`"
+        )
+    method = ex.registry()["carve" if "ask" in given else "relevance"]
+    result = _compute(method, source, model, device, given)
     result.attrs["command"] = command
     told = words.writer()(result)
     _write(result, told, places, f"probe explain · {Path(source).name}")
@@ -126,7 +133,7 @@ def run_picture(
 def _compute(
     explainer: Explainer, source: str, model: str, device: str, parameters: dict[str, Any]
 ) -> xr.Dataset:
-    name = DEFAULT if model == "auto" else model
+    name = (_VISION_LANGUAGE if explainer.name in _ASKING else DEFAULT) if model == "auto" else model
     if not Path(source).is_file():
         raise InputError(
             f"{source} is a folder, expected a picture"

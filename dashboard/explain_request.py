@@ -12,7 +12,7 @@ from probe.errors import InputError
 
 _PARAMETERS = (
     *("method", "target", "contrast", "answer", "baseline", "n_steps", "layers", "faithfulness", "n_random"),
-    *("seed", "batch_size", "max_tokens"),
+    *("seed", "batch_size", "max_tokens", "ask"),
 )
 
 
@@ -35,6 +35,7 @@ class Explain:
     target: str | None = option("Label or next token to explain; default: the model's own answer.")
     contrast: str | None = option("Explain why the target and not this label or token.")
     answer: int | None = option("Language models: explain the whole answer of up to so many tokens.")
+    ask: str | None = option("Of a picture: ask a vision-language model this, and see what it looks at.")
     calibration: Path | None = option("Heads that `probe calibrate` found: run under ACT.", metavar="FILE")
     html: Path | None = option("Write a report that opens offline.", metavar="PATH")
     markdown: Path | None = option("Write the same as Markdown.", metavar="PATH")
@@ -93,6 +94,8 @@ class Explain:
         given = [name for name, value in only_text.items() if value is not None]
         if many and (given or self.html):
             raise InputError(f"--{(given or ['html'])[0]} goes with one text")
+        if self.ask is not None and not picture:
+            raise InputError("--ask goes with a picture")
         if picture and given:
             raise InputError(f"--{given[0]} goes with a text")
         if picture and self.verbalizer != "template":

@@ -30,7 +30,8 @@ def draw_image_overlay(result: xr.Dataset) -> go.Figure:
 
     Args:
         result: A Dataset whose variable named by `attrs["value"]` has dimensions (map, row, column), with `picture(row,
-            column, colour)`, `name(map)`, `signed(map)`, and where areas are outlined `area_of(row, column)`.
+            column, colour)`, `name(map)`, `signed(map)`, where areas are outlined `area_of(row, column)`, and where a part was
+            looked at again `refined(row, column, colour)`.
 
     Returns:
         Panels: the picture, its areas outlined and numbered; then each map. Signed maps stand on a diverging scale around 0
@@ -39,13 +40,18 @@ def draw_image_overlay(result: xr.Dataset) -> go.Figure:
     Raises:
         InputError: A variable is missing, has other dimensions, or no finite value.
     """
+    if result.attrs.get("slider"):
+        from probe.viz._image_slider import draw_slider
+
+        return draw_slider(result)
     maps = _maps(result)
     picture = np.asarray(result["picture"].values, dtype=np.uint8)
-    titles = [
-        "The picture as the network sees it",
-        *(html.escape(str(name)) for name in result["name"].values),
-    ]
-    across = min(ACROSS, len(titles))
+    again = "refined" in result.variables
+    first = "The picture" if again else "The picture as the network sees it"
+    titles = [first, *(html.escape(str(name)) for name in result["name"].values)]
+    if again:
+        titles.append("Asked about again")
+    across = min(ACROSS + again, len(titles))
     down = -(-len(titles) // across)
     figure = make_subplots(
         rows=down, cols=across, subplot_titles=titles, horizontal_spacing=0.015, vertical_spacing=0.16 / down
@@ -58,6 +64,9 @@ def draw_image_overlay(result: xr.Dataset) -> go.Figure:
         if not signed:
             _add_picture(figure, grey, *at)
         figure.add_trace(_heat(map_, str(result["name"].values[number - 1]), signed), *at)
+    if again:
+        at = (len(titles) - 1) // across + 1, (len(titles) - 1) % across + 1
+        _add_picture(figure, np.asarray(result["refined"].values, dtype=np.uint8), *at)
     if "area_of" in result.variables and result.sizes.get("area", 0):
         _outline(figure, result, across, len(maps))
     rows, columns = picture.shape[:2]
@@ -182,6 +191,9 @@ def _layout(result: xr.Dataset, height: float) -> dict[str, object]:
         story += f"; {for_it} speaks for it, {against} against"
         if attrs.get("explainer") == "relevance_contrast":
             story = f"{for_it}: more for the first, {against}: more for the second"
+    if "question" in attrs:
+        asked, answer, how = (html.escape(str(attrs[name])) for name in ("question", "target", "method"))
+        story = f"“{asked}” – “{answer}”, {how}"
     if result.sizes.get("area", 0):
         story += f"; outlined: {html.escape(str(attrs.get('outlined', 'the areas that stand out')))}"
     if attrs.get("sound") is False:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
 from dash.exceptions import DashException
-from flask import Response, abort, jsonify, make_response, redirect, request
+from flask import Response, abort, current_app, jsonify, make_response, redirect, request
 from werkzeug.exceptions import HTTPException
 
 from probe.errors import InputError, ProbeError
@@ -174,6 +174,7 @@ def _refused(error: HTTPException) -> Response | HTTPException:
 def _unusable(error: Exception) -> Response:
     if request.path != _CALLBACK:
         raise error
+    current_app.logger.error("a callback could not use what it got, or is at fault", exc_info=error)
     return _said(400, f"a callback cannot use these values ({type(error).__name__})")
 
 

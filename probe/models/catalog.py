@@ -82,6 +82,14 @@ ENTRIES = (
         "English sentences, negative or positive; ours, learnt from ratings by 20 people",
     ),
     Entry(
+        "vqa",
+        "Small LLaVA for generated scenes (ours)",
+        "image-text-to-text",
+        1.0,
+        "Apache-2.0",
+        "answers questions about generated scenes of coloured shapes; synthetic, ours, on transformers' own LLaVA",
+    ),
+    Entry(
         "smollm2",
         "SmolLM2-135M-Instruct",
         "text-generation",

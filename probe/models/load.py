@@ -25,6 +25,7 @@ _TASKS = {
     "ForMaskedLM": ("text-encoding", "AutoModel"),
     "Model": ("text-encoding", "AutoModel"),
 }
+_PICTURES_AND_TEXT = ("image-text-to-text", "AutoModelForImageTextToText")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +34,12 @@ class LoadedModel:
 
     Attributes:
         model: The framework's own model, in eval mode, on its device.
-        processor: Its tokenizer; for networks of pictures, a `PictureProcessor`.
+        processor: Its tokenizer; for networks of pictures, a `PictureProcessor`; for vision-language models, transformers' own.
         name: What was asked for.
         source: "zoo", "package", "folder", "file" or "hub".
         revision: Commit of the hub, or "sha256:" and the first 12 digits over the weights.
-        task: "text-classification", "text-generation", "text-encoding", "image-classification" or "face-detection".
+        task: "text-classification", "text-generation", "text-encoding", "image-text-to-text", "image-classification" or
+            "face-detection".
         license: SPDX identifier as its card states it, or "unknown".
     """
 
@@ -100,7 +102,8 @@ def _text_model(
 ) -> tuple[str, Any, Any]:
     with _quiet():
         task, model = _open(name, folder, where, dtype)
-        return task, model, _tokenizer(name, folder, task)
+        read = _processor if task == _PICTURES_AND_TEXT[0] else _tokenizer
+        return task, model, read(name, folder, task)
 
 
 def _find(name: str) -> _Place:
@@ -216,12 +219,14 @@ def _open(name: str, folder: Path, device: torch.device, dtype: torch.dtype | No
 def _task(name: str, config: Any) -> tuple[str, str]:
     architecture = (getattr(config, "architectures", None) or ["(none)"])[0]
     if not getattr(config, "is_encoder_decoder", False):
+        if architecture.endswith("ForConditionalGeneration") and hasattr(config, "vision_config"):
+            return _PICTURES_AND_TEXT
         for ending, found in _TASKS.items():
             if architecture.endswith(ending):
                 return found
     raise ModelError(
         f"{name} is a {architecture}; text models of these kinds can be loaded: …ForSequenceClassification, …ForCausalLM, "
-        "…ForMaskedLM and plain encoders (…Model)"
+        "…ForMaskedLM and plain encoders (…Model); and vision-language models (…ForConditionalGeneration)"
     )
 
 
@@ -237,6 +242,18 @@ def _tokenizer(name: str, folder: Path, task: str) -> Any:
             tokenizer.eos_token
         )  # padding is masked, so which token stands there changes nothing
     return tokenizer
+
+
+def _processor(name: str, folder: Path, task: str) -> Any:
+    """The processor of pictures and text; its pictures go through Pillow, which needs no torchvision."""
+    from transformers import AutoProcessor
+
+    try:
+        return AutoProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
+        raise ModelError(
+            f"{name}: {folder} has no {task} processor that can be loaded: {_first(error)}"
+        ) from error
 
 
 def _check_finite(name: str, model: torch.nn.Module) -> None:

@@ -10,6 +10,7 @@ import xarray as xr
 from explainer_cases import causal, classifier, language_model, record, same_state, snapshot, uniform
 from mil_records import some_bags
 from picture_cases import network, picture
+from vlm_cases import scene, vlm
 
 from probe import explainers as ex
 from probe.errors import InputError, ProbeError
@@ -25,15 +26,18 @@ TEXTS = {
     language_model: "the capital of france is",
 }
 BAD = {"text": "", "picture": np.zeros((4, 4, 2), np.uint8)}
+#: Explainers of pictures that need more than a network of pictures.
+ASKING = {"carve": {vlm: scene()}, "image_attention": {vlm: scene()}, "refam": {vlm: scene()}}
 SUBJECTS = [
     (name, build, given, BAD["picture" if name in PICTURES else "text"])
     for name in RUNS
-    for build, given in (
+    for build, given in ASKING.get(
+        name,
         {ex.load_oat: picture()}
         if REGISTRY[name].kind == "path"
         else {network: picture()}
         if name in PICTURES
-        else TEXTS
+        else TEXTS,
     ).items()
 ]
 
