@@ -236,11 +236,13 @@ def doctor(
 def open_(
     folder: Annotated[Path, typer.Argument(help="Where the records are, or one record.")] = Path("runs"),
     port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8050,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    expose: Annotated[bool, typer.Option("--expose", help="Let other machines in, with a token.")] = False,
 ) -> int:
     """Open the explorer: records in the browser."""
     from probe.dashboard.explorer import open_explorer
 
-    return open_explorer(folder, port=port)
+    return open_explorer(folder, port=port, host=host, expose=expose)
 
 
 def bench(**asked: Any) -> int:
