@@ -34,15 +34,21 @@ def open_explorer(
     Raises:
         InputError: no such folder, the port is taken, or the address can be reached from elsewhere and `expose` was not given.
     """
-    from werkzeug.serving import make_server
+    from werkzeug.serving import WSGIRequestHandler, make_server
 
     from probe.dashboard.explorer.app import build
     from probe.dashboard.explorer.safety import access
 
+    class Quiet(WSGIRequestHandler):
+        """Answers without a line for each."""
+
+        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+            """Say nothing: errors are still told."""
+
     allowed = access(host, expose=expose, token=token)
     app = build(folder, allowed)
     try:
-        server = make_server(host, port, app.server, threaded=True)
+        server = make_server(host, port, app.server, threaded=True, request_handler=Quiet)
     except (OSError, SystemExit) as error:
         raise InputError(f"port {port} of {host} cannot be had: give another with --port") from error
     if allowed.hosts is None:
@@ -53,11 +59,10 @@ def open_explorer(
     say(f"explorer of {Path(folder)}: http://{host}:{server.server_port}/{query} (Ctrl+C ends it)")
     threading.Thread(target=_warm, daemon=True).start()
     try:
-        server.serve_forever()
-    except KeyboardInterrupt:
-        say("explorer ended")
+        server.serve_forever()  # ends at an interruption, which werkzeug takes for itself
     finally:
         server.server_close()
+        say("explorer ended")
     return 0
 
 

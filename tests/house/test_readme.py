@@ -6,9 +6,11 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tokenize
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -44,13 +46,15 @@ LINES = shell_lines(BLOCKS)
 
 
 def kind(line):
-    """What is done with a command: "run", "run with the language model", "run on a GPU" or "look at"."""
+    """What is done with a command: "run", "run with the language model", "run on a GPU", "serve" or "look at"."""
     words = shlex.split(line)
     if words[0] == "make" and len(words) == 2 and words[1] in TARGETS:  # `make tests` would find the folder
         return "look at" if words[1] in RECURSIVE else "run"
     if words[0] == "probe" and len(words) > 1:
         if any("cuda" in word for word in words):
             return "run on a GPU"
+        if words[1] == "open":
+            return "serve"
         return "run with the language model" if needs_model(line) else "run"
     raise AssertionError(f"README has a command of no known kind: {line!r}; teach tests/house/test_readme.py")
 
@@ -90,6 +94,7 @@ def workspace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     for name in {word for line in LINES for word in shlex.split(line)[1:]}:
         if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     return folder
 
@@ -107,6 +112,9 @@ def run(workspace):
             return done[line]
         for needed in before(line):
             once(needed)
+        if kind(line) == "serve":
+            done[line] = served(line, workspace, env)
+            return done[line]
         made = line.startswith("make ")
         if not (ROOT / ".venv" / "bin" if made else scripts).joinpath("probe").exists():
             pytest.skip("no environment with the command `probe`: make setup")
@@ -122,6 +130,21 @@ def run(workspace):
         return ended.stdout
 
     return once
+
+
+def served(line, folder, env):
+    """The first page of a server, which is then interrupted."""
+    with subprocess.Popen(
+        [*shlex.split(line), "--port", "0"], cwd=folder, env=env, text=True, stderr=subprocess.PIPE
+    ) as server:
+        said = iter(server.stderr)
+        url = next(match[0] for match in (re.search(r"http://[^ ]+", one) for one in said) if match)
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            page = answer.read().decode()
+        server.send_signal(signal.SIGINT)
+        assert any("explorer ended" in one for one in said)
+        assert server.wait(60) == 0
+    return page
 
 
 @pytest.mark.parametrize("line", LINES)
