@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probe.dashboard.explorer.quantities import tower_name
+from probe.dashboard.explorer.tiles import map_of
 from probe.dashboard.explorer.units import mean_by, unit_of
 from probe.errors import InputError, RecordError
 from probe.stats import STATS
@@ -114,21 +115,13 @@ def links(state: State, store: Store, at: int, side: str) -> list[tuple[int, flo
     count = sizes["query" if side == "query" else "key"]
     if side not in ("query", "key") or not 0 <= at < count:
         raise InputError(f"{side} = {at}, expected a position from 0 to {count - 1}")
-    read = _row if store.entry(state.record).kept else _strongest
-    weights = read(tree, state, tower, at, side)
+    if store.entry(state.record).kept:
+        head = map_of(store, state.record, tower, state.layer, state.head, state.sample)
+        side_of = {"query": at} if side == "query" else {"key": at}
+        return [(one["at"], one["weight"]) for one in head.links(**side_of, links=LINKS)]
+    weights = _strongest(tree, state, tower, at, side)
     best = np.argsort(-np.nan_to_num(weights, nan=-1.0), kind="stable")[:LINKS]
     return [(int(i), float(weights[i])) for i in best if np.isfinite(weights[i]) and weights[i] > 0]
-
-
-def _row(tree: xr.DataTree, state: State, tower: str, at: int, side: str) -> NDArray[np.float32]:
-    from probe.deepzoom.zoom import zoom
-
-    n = tree[tower].sizes["key" if side == "query" else "query"]
-    rows, columns = ((at, at + 1), None) if side == "query" else (None, (at, at + 1))
-    cells = (2, max(2, n)) if side == "query" else (max(2, n), 2)
-    view = zoom(tree, layer=int(state.layer or 0), head=int(state.head or 0), stream=tower, sample=state.sample,
-                rows=rows, columns=columns, cells=cells)  # fmt: skip
-    return np.asarray(view["value"].values, dtype=np.float32).ravel()
 
 
 def _strongest(tree: xr.DataTree, state: State, tower: str, at: int, side: str) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pandas
 import pytest
+from browsing import until
 
 pytestmark = pytest.mark.slow
 GRID = "#overview-grid-figure .js-plotly-plot"
@@ -17,9 +18,10 @@ def asked(page):
 
 
 def drawn(page, panel):
-    page.wait_for_function(
+    until(
+        page,
         "id => { const g = document.querySelector(`#${id}-figure .js-plotly-plot`); return g && g.data && g.data.length }",
-        arg=panel,
+        panel,
     )
 
 
@@ -47,7 +49,7 @@ def test_records_are_listed_searched_and_opened(explorer, visit):
     assert page.locator("tr", has_text="half.zarr").locator("a").count() == 0
     page.keyboard.press("/")
     page.keyboard.type("second")
-    page.wait_for_function("document.querySelector('#record-count').textContent === '1 record'")
+    until(page, "document.querySelector('#record-count').textContent === '1 record'")
     page.click("text=second.zarr")
     page.wait_for_url("**/overview?record=second.zarr")
     drawn(page, "overview-grid")
@@ -184,9 +186,7 @@ def test_a_job_can_be_cancelled(explorer, visit):
     page.fill("#explain-text", "Another film, which nobody will ever see explained. " * 6)
     page.click("#explain-run")
     page.wait_for_selector("#explain-bar.on")
-    page.wait_for_function(
-        "document.querySelector('#explain-step').textContent.includes('…')", timeout=60_000
-    )
+    page.locator("#explain-step", has_text="…").wait_for(timeout=60_000)
     page.click("#explain-cancel")
     page.wait_for_selector("#explain-run:not([disabled])")
     assert "job" not in asked(page)

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from browsing import until
 
 pytestmark = pytest.mark.slow
 ZOOM = "document.querySelector('.deepzoom-place').zoom"
@@ -38,15 +39,6 @@ def at(page, query, key):
     x, y = page.evaluate(f"{ZOOM}.pixel([{query}, {key}])")
     box = page.locator(".deepzoom-place canvas[tabindex]").bounding_box()
     return box["x"] + x, box["y"] + y
-
-
-def until(page, says):
-    """Wait in this process: the page's policy forbids the browser to evaluate a string."""
-    for _ in range(100):
-        if page.evaluate(says):
-            return
-        page.wait_for_timeout(100)
-    raise AssertionError(f"never came true: {says}")
 
 
 def settled(page):
