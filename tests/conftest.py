@@ -8,6 +8,7 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 
 import pytest
 import torch
+from browsing import browser  # noqa: F401 - a fixture
 from jaxtyping import install_import_hook
 
 if not torch.cuda.is_available():

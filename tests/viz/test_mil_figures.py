@@ -151,32 +151,23 @@ def test_the_page_is_whole_and_refuses_two_bags(points, overlay, tmp_path):
 
 
 @pytest.mark.slow
-def test_choosing_points_lights_up_their_patches(points, overlay, tmp_path):
-    from shutil import which
-
-    browser = which("chromium") or which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium here (make browser)")
-    from playwright.sync_api import sync_playwright
-
+def test_choosing_points_lights_up_their_patches(points, overlay, tmp_path, browser):
     path = viz.linked(points, overlay, tmp_path / "a.html")
-    with sync_playwright() as play:
-        chrome = play.chromium.launch(executable_path=browser, args=["--no-sandbox", "--disable-gpu"])
-        page = chrome.new_page(viewport={"width": 1340, "height": 1100})
-        errors = []
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(path.as_uri())
-        page.wait_for_selector("#chosen canvas")
-        page.evaluate(
-            "document.getElementById('linked').emit('plotly_selected', {points: [{customdata: 35}, {customdata: 0}]})"
-        )
-        page.wait_for_function("document.querySelectorAll('#chosen canvas').length === 2")
-        said = page.text_content("#chosen-words")
-        shape = page.evaluate("document.getElementById('linked').layout.shapes[0].path")
-        chosen = page.evaluate("Array.from(document.getElementById('linked').data[0].selectedpoints)")
-        page.evaluate("document.getElementById('linked').emit('plotly_deselect')")
-        page.wait_for_function("document.querySelectorAll('#chosen canvas').length === 0")
-        chrome.close()
+    page = browser.new_page(viewport={"width": 1340, "height": 1100})
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(path.as_uri())
+    page.wait_for_selector("#chosen canvas")
+    page.evaluate(
+        "document.getElementById('linked').emit('plotly_selected', {points: [{customdata: 35}, {customdata: 0}]})"
+    )
+    page.wait_for_function("document.querySelectorAll('#chosen canvas').length === 2")
+    said = page.text_content("#chosen-words")
+    shape = page.evaluate("document.getElementById('linked').layout.shapes[0].path")
+    chosen = page.evaluate("Array.from(document.getElementById('linked').data[0].selectedpoints)")
+    page.evaluate("document.getElementById('linked').emit('plotly_deselect')")
+    page.wait_for_function("document.querySelectorAll('#chosen canvas').length === 0")
+    page.close()
     assert errors == []
     share = float(points["attention"].values[[0, 35]].sum()) / 36
     assert said == f"2 chosen patches hold {100 * share:.1f} % of the attention"

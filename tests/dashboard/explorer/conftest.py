@@ -8,15 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 TEXTS = [
     "The plot is thin, but the acting is a delight. I would see it again, and so would you.",
     "A dull film.",
@@ -67,18 +58,6 @@ def explorer(runs):
     served = serve(runs)
     yield served
     served.stop()
-
-
-@pytest.fixture(scope="session")
-def browser():
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium on this machine (apt-get install chromium)")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, headless=True, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Records of the explorer's tests: small, made up by the same kernels, and the whole maps that they describe."""
 
-import shutil
-
 import numpy as np
 import pytest
 import torch
@@ -59,17 +57,3 @@ def served(app):
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     thread.join(10)
-
-
-@pytest.fixture(scope="session")
-def chromium():
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("no Chromium on this machine (apt-get install chromium)")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(
-            executable_path=found, headless=True, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield opened
-        opened.close()

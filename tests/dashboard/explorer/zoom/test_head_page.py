@@ -10,12 +10,12 @@ ZOOM = "document.querySelector('.deepzoom-place').zoom"
 
 
 @pytest.fixture
-def visit(chromium, served):
+def visit(browser, served):
     """Open an address; whatever the console says fails the test at its end."""
     opened, said = [], []
 
     def go(address, width=1280, height=960):
-        page = chromium.new_page(viewport={"width": width, "height": height})
+        page = browser.new_page(viewport={"width": width, "height": height})
         opened.append(page)
         page.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda e: said.append(str(e)))
