@@ -44,8 +44,13 @@ class Scanpath:
         if self.table is not None:
             if self.table not in TABLES:
                 raise InputError(f"--table {self.table}, expected one of {', '.join(TABLES)}")
-            if self.picture is not None or self.html is not None:
-                raise InputError("--table prints an evaluation; it takes no picture and writes no report")
+            own = Scanpath(table=self.table, data=self.data, limit=self.limit, seed=self.seed, json=self.json)
+            if self != own:
+                raise InputError(
+                    "--table prints an evaluation: it takes --data, --limit, --seed and --json alone"
+                )
+            if self.table == "search" and self.data is not None:
+                raise InputError("--table search simulates its trials: leave --data out")
             if self.table != "search" and self.data is None:
                 raise InputError(
                     f"--table {self.table} needs --data PATH with its recordings, which are not part of the package"
@@ -53,11 +58,17 @@ class Scanpath:
             if self.limit is not None and self.limit < 2:
                 raise InputError(f"--limit {self.limit}, expected at least 2")
             return
+        if self.limit is not None:
+            raise InputError("--limit belongs to --table")
         if (self.picture is None) == (self.data is None):
             raise InputError("expected a picture, or --data PATH with recorded trials (or --table NAME)")
         if self.data is not None and (self.objects is not None or self.target is not None):
             raise InputError(
                 "a recorded trial has its own objects and target: leave --objects and --target out"
             )
+        if self.data is not None and self.way != "typical":
+            raise InputError("a recorded trial is shown beside the typical path: leave --way out")
+        if self.objects is not None and (self.propose, self.count) != ("slic", 40):
+            raise InputError("--propose and --count are for pictures without --objects")
         if self.trial is not None and self.data is None:
             raise InputError("--trial belongs to --data")

@@ -33,8 +33,9 @@ def read_picture(source: str | Path | Image | NDArray[Any]) -> Image:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not isinstance(source, (str, Path)):
-        found = source if isinstance(source, Image.Image) else _of_array(source)
-        return _plain(found)
+        return _plain(
+            ImageOps.exif_transpose(source) if isinstance(source, Image.Image) else _of_array(source)
+        )
     path = Path(source)
     if not path.is_file():
         raise InputError(

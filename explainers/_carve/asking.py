@@ -81,28 +81,17 @@ def prompt_of(processor: Any, text: str, pictures: int) -> str:
     return str(token) * pictures + text
 
 
-def ask(
-    model: Any, pictures: Sequence[Any], text: str, *, layers: Sequence[int] = (), most: int = 32
-) -> Answer:
-    """Greedy answer to a text about pictures, with the attention of each step to the first picture's tokens.
-
-    The model runs as it always does, with its cache; from each layer's call the last row alone is taken, and of it the image
-    tokens alone.
-
-    Args:
-        model: what `probe.load` gave.
-        pictures: of Pillow, in RGB.
-        text: the question or instruction.
-        layers: numbers of the text model's layers to hear; none for the answer alone.
-        most: tokens of the answer.
+def prepared(
+    module: torch.nn.Module, processor: Any, pictures: Sequence[Any], text: str
+) -> tuple[dict[str, torch.Tensor], xr.Dataset, NDArray[np.intp]]:
+    """What the model is given for a text about pictures, the geometry of its image tokens, and where the first picture's are.
 
     Raises:
-        InputError: the prompt holds no image token.
-        ModelError: a model whose attention or geometry is not known exactly.
+        InputError: the processor refuses the picture or the text, or the prompt holds no image token.
+        ModelError: a model whose geometry is not known exactly.
     """
     from probe.families.vision import image_tokens
 
-    module, processor = module_of(model)
     prompt = prompt_of(processor, text, len(pictures))
     try:
         inputs = processor(images=list(pictures), text=[prompt], return_tensors="pt")
@@ -123,6 +112,30 @@ def ask(
         raise InputError(
             "the prompt holds no token of the picture: the processor and the model do not fit together"
         )
+    return given, table, places
+
+
+def ask(
+    model: Any, pictures: Sequence[Any], text: str, *, layers: Sequence[int] = (), most: int = 32
+) -> Answer:
+    """Greedy answer to a text about pictures, with the attention of each step to the first picture's tokens.
+
+    The model runs as it always does, with its cache; from each layer's call the last row alone is taken, and of it the image
+    tokens alone.
+
+    Args:
+        model: what `probe.load` gave.
+        pictures: of Pillow, in RGB.
+        text: the question or instruction.
+        layers: numbers of the text model's layers to hear; none for the answer alone.
+        most: tokens of the answer.
+
+    Raises:
+        InputError: the prompt holds no image token.
+        ModelError: a model whose attention or geometry is not known exactly.
+    """
+    module, processor = module_of(model)
+    given, table, places = prepared(module, processor, pictures, text)
     hear = _Ear(places)
     run: Any = module.generate
     settings = {"max_new_tokens": most, "do_sample": False, "num_beams": 1, "output_logits": True}

@@ -154,7 +154,10 @@ def build(model: Any, picture: Any, settings: Settings) -> xr.Dataset:
     shown = (max(1, round(size[0] * part)), max(1, round(size[1] * part)))
     map_ = fused(question, general, settings, size, shown)
     window = tuple(processor_side(processor) * part for _ in range(2))
-    found = locate(map_, settings, (window[0], window[1]))
+    if settings.method != "question" and _alike(question, general, settings):
+        found = Found(map_, np.zeros(map_.shape, np.int16), [], None)
+    else:
+        found = locate(map_, settings, (window[0], window[1]))
     cut, after = None, None
     if found.box is not None:
         cut = refined(whole, found, settings.fill)
@@ -176,6 +179,15 @@ def build(model: Any, picture: Any, settings: Settings) -> xr.Dataset:
     data.update(_diagnostics(question, general, layers, found))
     data.attrs |= _answers(model, picture, question, general, after, settings, layers)
     return data
+
+
+def _alike(question: Answer, general: Answer, settings: Settings) -> bool:
+    """Whether both instructions gave the same attention: λ alone would then make a map of it that is not flat."""
+    pairs = sums.paired(len(question.rows), len(general.rows), settings.steps, settings.start)
+    return all(
+        np.allclose(question.rows[t].mean(axis=1), general.rows[u].mean(axis=1), rtol=sums.FLAT, atol=0)
+        for t, u, _ in pairs
+    )
 
 
 def processor_side(processor: Any) -> float:
@@ -256,6 +268,7 @@ def _answers(
         "question": settings.ask,
         "general": settings.general,
         "contrast": after is not None,
+        "answer_on": settings.answer_on,
         "image_tokens": len(question.places),
         "layers_used": [int(n) for n in layers],
         "method": f"{settings.method}, layers {layers[0]} to {layers[-1]}, {settings.steps} step"

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from probe.errors import InputError
 from probe.explainers._carve import build as carving
 from probe.explainers._carve.asking import ask, depth, module_of
 from probe.explainers._carve.contrast import RegionRule, entropy
@@ -28,7 +29,15 @@ WAYS = ("carve", "carve both", "question", "centre", "random", "truth")
 def cases(
     count: int, clutter: float, kinds: tuple[str, ...], seed: int, *, held_out: bool = False
 ) -> list[Any]:
-    """(scene, question) pairs with a thing that holds the answer; one question a scene."""
+    """(scene, question) pairs with a thing that holds the answer; one question a scene.
+
+    Raises:
+        InputError: a kind of question that is about no thing.
+    """
+    if wrong := {"count", "description"} & set(kinds):
+        raise InputError(
+            f"kinds: {', '.join(sorted(wrong))} ask about no single thing that can be pointed at"
+        )
     from probe.zoo.scenes import make_scene, questions
 
     rng, found = np.random.default_rng((10**6, seed)), list[Any]()

@@ -2,12 +2,13 @@
 
 from typing import TYPE_CHECKING, Annotated, Any
 
+from probe.explainers._refam.maps import detect_gas, emergence, redirect, suppress
 from probe.explainers.spec import Choice, Flag, Text, explainer
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["refam"]
+__all__ = ["detect_gas", "emergence", "redirect", "refam", "suppress"]
 
 
 @explainer(
@@ -38,11 +39,14 @@ def refam(
     filtered: Annotated[bool, Flag("leave out stop words, magnets and special tokens")] = True,
     spatial: Annotated[bool, Flag("weigh by the side that the expression names")] = False,
 ) -> "xr.Dataset":
-    """Where the content words of an expression look, after stop words and magnets have drawn the background away.
+    """Where the content words of an expression look, without what stop words, magnets and special tokens hold.
 
     The text-to-image rectangle of each chosen layer's attention is computed exactly (never a whole map) in one pass; every
     place is divided among the text tokens; what stop words, magnets and special tokens hold is left out; the rest is added up.
-    The paper reads joint attention of diffusion transformers; here a vision-language model's text looks at its picture.
+    The paper reads joint attention of diffusion transformers; here a vision-language model's text looks at its picture. A text
+    that stands behind its picture is not seen from there: global attention sinks, which need joint attention, cannot occur
+    here and are not looked for (`detect_gas`, `emergence`, `suppress` and `redirect` are for joint maps), and magnets change no other
+    token's attention, only what each place is divided among.
 
     Args:
         model: what `probe.load` gave for a vision-language model.

@@ -7,10 +7,9 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from probe.errors import InputError
-from probe.explainers._carve.asking import depth, module_of, prompt_of
+from probe.explainers._carve.asking import depth, module_of, prepared
 from probe.explainers._carve.build import SHOWN, layers_of
-from probe.explainers._carve.grids import image_places, surface
+from probe.explainers._carve.grids import surface
 from probe.explainers._refam import maps as sums
 from probe.explainers._refam.tokens import ROLES, locate
 from probe.record import strings
@@ -53,27 +52,13 @@ def build(
 ) -> xr.Dataset:
     """See `refam`."""
     from probe._pictures import read_picture
-    from probe.families.vision import image_tokens
 
     module, processor = module_of(model)
     chosen = blocks_of(layers, depth(module))
     whole = read_picture(picture)
     extra = [word for word in magnets.split(" ") if word] if magnets != "none" else []
     text = " ".join([expression.strip(), *extra])
-    inputs = processor(images=[whole], text=[prompt_of(processor, text, 1)], return_tensors="pt")
-    place = next(module.parameters())
-    given = {
-        n: x.to(place.device, place.dtype if x.is_floating_point() else None)
-        for n, x in dict(inputs).items()
-        if isinstance(x, torch.Tensor)
-    }
-    size = (whole.height, whole.width)
-    table = image_tokens(module.config, given["input_ids"], given, [size], processor)
-    places = image_places(table)
-    if not len(places):
-        raise InputError(
-            "the prompt holds no token of the picture: the processor and the model do not fit together"
-        )
+    given, table, places = prepared(module, processor, [whole], text)
     ids = given["input_ids"][0].tolist()
     behind = ids[int(places[-1]) + 1 :]
     special = set(processor.tokenizer.all_special_ids)
@@ -117,6 +102,8 @@ def _result(
     shown = (max(1, round(size[0] * part)), max(1, round(size[1] * part)))
     heat = surface(stack[kept].sum(0), table, places, size, shown)
     prior = sums.spatial_prior(expression, shown) if how["spatial"] else None
+    if how["spatial"] and prior is None:
+        note = "; ".join(filter(None, (note, "the expression names no side: nothing was weighed")))
     if prior is not None:
         heat = heat * prior
     each = [surface(stack[n], table, places, size, shown) for n in kept]

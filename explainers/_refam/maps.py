@@ -1,5 +1,6 @@
 """The arithmetic of RefAM on plain arrays: maps of tokens, global attention sinks, suppression and redirection, the heatmap."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -141,7 +142,7 @@ def spatial_prior(expression: str, shape: tuple[int, int]) -> NDArray[np.float64
         expression: words; "left of" another thing names its side all the same.
         shape: height and width.
     """
-    named = [_SYNONYMS.get(w, w) for w in expression.lower().replace(",", " ").split()]
+    named = [_SYNONYMS.get(w, w) for w in re.findall(r"\w+", expression.lower())]
     sides = [side for side in SIDES if side in named]
     if not sides:
         return None

@@ -34,7 +34,8 @@ def local_walk(
 ) -> list[list[int]]:
     """A walk whose steps are as large as people's: each draws one of their steps and goes to an object about so far away.
 
-    It starts anywhere, and the last fixation of a search is put on the target.
+    Sizes of steps are those of a picture stretched to a square. It starts anywhere, and the last fixation of a
+    search is put on the target.
 
     Raises:
         InputError: people without any step.

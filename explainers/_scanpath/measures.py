@@ -57,7 +57,8 @@ def scanmatch(
     Args:
         first: numbers of objects.
         second: as first.
-        places: [N, 2], of all objects.
+        places: [N, 2], of all objects. Where they are parts of height and width, as here, distances are those of a picture
+            that is stretched to a square; give places in pixels for those of the picture itself.
         threshold: distance at which a substitution scores 0; left open: twice the standard deviation of the steps' sizes of
             both paths, or a quarter of the largest distance where no step moves.
         gap: score of a gap.
@@ -91,7 +92,7 @@ def multimatch(first: Path, second: Path, places: Floats) -> dict[str, float]:
     Args:
         first: numbers of objects.
         second: as first.
-        places: [N, 2], row and column as parts.
+        places: [N, 2], row and column as parts: directions and lengths are those of a picture stretched to a square.
 
     Raises:
         InputError: the package multimatch-gaze is not installed.

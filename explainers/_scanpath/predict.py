@@ -115,8 +115,9 @@ def scanpath(
     from probe.gaze.appearance import shrunk
 
     shown = read_picture(picture)
-    found = propose(shown, propose_by, objects)
-    if boxes is not None:
+    if boxes is None:
+        found = propose(shown, propose_by, objects)
+    else:
         name = Path(picture).name if isinstance(picture, (str, Path)) else None
         found = read_boxes(boxes, shown.height, shown.width, name)
     scene = found.scene(shrunk(shown), target)

@@ -30,8 +30,9 @@ def path_dataset(
     Returns:
         stop(path, step): number of the object, −1 after the end; row, column(path, step): its middle as parts of height and
         width, NaN after the end; name, made_by(path); box(object, side): top, left, bottom, right as parts,
-        object_name(object); agreement(step): how often two of the model's paths that both go on so far stand on the same
-        object, people(step) the same of people's, NaN for fewer than two; picture(pixel_row, pixel_column, colour), if any.
+        object_name(object); agreement(step): how often two of the paths drawn from the model (all of its own but the first,
+        which was chosen, not drawn) that both go on so far stand on the same object, people(step) the
+        same of people's, NaN for fewer than two; picture(pixel_row, pixel_column, colour), if any.
     """
     longest = max(len(path) for _, _, path in paths)
     stops = np.full((len(paths), longest), -1, np.int32)
@@ -45,7 +46,7 @@ def path_dataset(
             "stop": (("path", "step"), stops),
             "row": (("path", "step"), at[..., 0]),
             "column": (("path", "step"), at[..., 1]),
-            "agreement": ("step", agreement_by_step(stops[makers == "model"])),
+            "agreement": ("step", agreement_by_step(stops[makers == "model"][1:])),
             "people": ("step", agreement_by_step(stops[makers == "person"])),
             "box": (("object", "side"), np.asarray(objects.boxes, dtype=np.float64)),
         },

@@ -29,7 +29,9 @@ def _answers(data: xr.Dataset) -> list[Statement]:
         text = f"Asked {quoted(str(attrs['question']))}, the model says {_said(before)} (probability {probability(chance)})."
         return [Statement("answer", text, chance)]
     after, sure = str(attrs["target"]), float(attrs["target_probability"])
-    text = f"Asked {quoted(str(attrs['question']))} again about the part that was kept, the model says {_said(after)} "
+    part = "the part that was kept"
+    about = part if attrs["answer_on"] == "refined" else f"the whole picture and {part}"
+    text = f"Asked {quoted(str(attrs['question']))} again about {about}, the model says {_said(after)} "
     text += f"(probability {probability(sure)})."
     same = before.strip().lower() == after.strip().lower()
     told = "the same" if same else _said(before)

@@ -55,9 +55,12 @@ def test_one_object_gives_a_path_of_that_object_alone(coffee, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [({}, "expected a picture, or --data"), ({"table": "x"}, "expected one of search"),
-     ({"table": "sti"}, "needs --data"), ({"picture": Path("p"), "table": "search"}, "takes no picture"),
+     ({"table": "sti"}, "needs --data"), ({"picture": Path("p"), "table": "search"}, "takes --data, --limit"),
      ({"data": Path("d"), "target": 1}, "its own objects"), ({"picture": Path("p"), "trial": "1"}, "belongs to --data"),
-     ({"table": "search", "limit": 1}, "at least 2")],
+     ({"table": "search", "limit": 1}, "at least 2"), ({"table": "search", "data": Path("d")}, "leave --data out"),
+     ({"table": "search", "tell_place": True}, "takes --data, --limit"),
+     ({"picture": Path("p"), "limit": 3}, "belongs to --table"), ({"data": Path("d"), "way": "beam"}, "leave --way out"),
+     ({"picture": Path("p"), "objects": Path("o"), "count": 9}, "without --objects")],
 )  # fmt: skip
 def test_what_does_not_go_together_is_refused(asked, message):
     with pytest.raises(InputError, match=message):

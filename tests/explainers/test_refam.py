@@ -121,6 +121,9 @@ def test_the_named_side_moves_the_point_there_and_nothing_else():
         assert abs(np.unravel_index((two * prior).argmax(), two.shape)[1] - column) <= 1
         assert np.ptp(prior, axis=0).max() == 0
     assert maps.spatial_prior("the red circle", two.shape) is None
+    np.testing.assert_array_equal(
+        maps.spatial_prior("on the left.", (4, 4)), maps.spatial_prior("left", (4, 4))
+    )
     middle = maps.spatial_prior("the one in the centre", (5, 5))
     assert np.unravel_index(middle.argmax(), (5, 5)) == (2, 2)
 

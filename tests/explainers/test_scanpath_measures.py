@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import xarray as xr
+from PIL import Image
 
 from probe.errors import InputError
 from probe.explainers import attention_against_people
@@ -20,7 +21,8 @@ from probe.explainers._scanpath.measures import (
     search_efficiency,
     sequence_score,
 )
-from probe.explainers._scanpath.result import agreement_by_step
+from probe.explainers._scanpath.result import agreement_by_step, path_dataset
+from probe.gaze.boxes import propose
 from probe.gaze.scene import Trial, grid
 
 PLACES = grid(2, 3).places
@@ -129,6 +131,14 @@ def test_density_lies_where_the_fixations_are():
 def test_agreement_by_step_by_hand():
     stops = np.array([[1, 2, -1], [1, 3, 4], [5, 3, -1]])
     np.testing.assert_allclose(agreement_by_step(stops), [1 / 3, 1 / 3, np.nan])
+
+
+def test_the_path_that_was_chosen_does_not_agree_with_itself():
+    objects = propose(Image.new("RGB", (40, 40)), "grid", 4)
+    paths = [("typical", "model", [0, 1]), ("draw 1", "model", [0, 1]), ("draw 2", "model", [2, 3])]
+    found = path_dataset(objects, paths, None, None, 1.0)
+    np.testing.assert_array_equal(found["agreement"], [0, 0])
+    assert np.isnan(path_dataset(objects, paths[:2], None, None, 1.0)["agreement"]).all()
 
 
 def test_floors_have_the_lengths_asked_for_and_know_what_they_may():

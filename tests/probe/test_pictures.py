@@ -38,6 +38,8 @@ def test_a_rotated_photograph_is_upright(tmp_path):
     found = read_picture(tmp_path / "a.jpg")
     assert found.size == (20, 40)
     assert near(found, RED, (10, 5), 20)
+    with Image.open(tmp_path / "a.jpg") as opened:
+        assert read_picture(opened) == found
 
 
 def test_transparent_parts_lie_over_white(tmp_path):

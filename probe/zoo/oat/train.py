@@ -127,6 +127,8 @@ def main() -> None:
     held = [simulated_trial(np.random.default_rng([args.seed, 1 << 40, i])) for i in range(256)]
     start, recent = time.time(), 0.0
     end = min(args.steps, args.stop_at or args.steps)
+    if end > args.search_steps and args.viewing is None:
+        raise SystemExit(f"--viewing OSIE is needed beyond step {args.search_steps} (--search-steps)")
 
     def keep() -> None:
         seconds = before + time.time() - start
