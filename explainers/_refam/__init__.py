@@ -45,8 +45,8 @@ def refam(
     place is divided among the text tokens; what stop words, magnets and special tokens hold is left out; the rest is added up.
     The paper reads joint attention of diffusion transformers; here a vision-language model's text looks at its picture. A text
     that stands behind its picture is not seen from there: global attention sinks, which need joint attention, cannot occur
-    here and are not looked for (`detect_gas`, `emergence`, `suppress` and `redirect` are for joint maps), and magnets change no other
-    token's attention, only what each place is divided among.
+    here and are not looked for (`detect_gas`, `emergence`, `suppress` and `redirect` are for joint maps), and magnets change
+    no other token's attention, only what each place is divided among.
 
     Args:
         model: what `probe.load` gave for a vision-language model.
