@@ -137,13 +137,15 @@ def served(line, folder, env):
     with subprocess.Popen(
         [*shlex.split(line), "--port", "0"], cwd=folder, env=env, text=True, stderr=subprocess.PIPE
     ) as server:
-        said = iter(server.stderr)
-        url = next(match[0] for match in (re.search(r"http://[^ ]+", one) for one in said) if match)
+        url = re.search(r"http://[^ ]+", server.stderr.readline())[0]
         with urllib.request.urlopen(url, timeout=60) as answer:
             page = answer.read().decode()
         server.send_signal(signal.SIGINT)
-        assert any("explorer ended" in one for one in said)
-        assert server.wait(60) == 0
+        try:
+            assert "explorer ended" in server.communicate(timeout=60)[1]
+        finally:
+            server.kill()
+        assert server.returncode == 0
     return page
 
 
