@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
@@ -36,7 +37,7 @@ def draw_patches(found: xr.Dataset) -> go.Figure:
             margin={"l": 8, "r": 8, "t": 48, "b": 8},
             showlegend=False,
             title={
-                "text": found.attrs["story"],
+                "text": html.escape(found.attrs["story"]),
                 "font": {"size": 14},
                 "x": 0.02,
                 "xref": "container",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from dash import ClientsideFunction, Dash, DiskcacheManager, Input, Output, dcc, html
@@ -42,6 +43,7 @@ def mount_job(name: str, label: str) -> Component:
             html.Button("Cancel", id=f"{name}-cancel", type="button", disabled=True),
             html.Progress(id=f"{name}-bar", value="0", max="1", className="bar"),
             html.Span(id=f"{name}-step", className="muted", role="status"),
+            dcc.Store(id=f"{name}-ticket", data=uuid.uuid4().hex),
             dcc.Store(id=f"{name}-finished"),
             dcc.Store(id=f"{name}-moved"),
         ],
@@ -71,6 +73,7 @@ def wire_job(
         Output(f"{name}-step", "children"),
         Input(f"{name}-run", "n_clicks"),
         *asked,
+        Given(f"{name}-ticket", "data"),  # so that two tabs that ask the same do not take each other's answer
         background=True,
         running=[
             (Output(f"{name}-run", "disabled"), True, False),
@@ -92,7 +95,7 @@ def wire_job(
         if not clicks:
             return no_update, ""
         try:
-            wanted, fields = request(*values)
+            wanted, fields = request(*values[:-1])
             job = jobs.run(
                 wanted, lambda done, steps, what: set_progress((str(done), str(steps), f"{what} …"))
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from probe.dashboard.explorer.store import Store
 
 KINDS = {"csv": "text/csv", "parquet": "application/vnd.apache.parquet", "npz": "application/octet-stream"}
+
+ROWS = 1_000_000
+"""Of a table, at most."""
 
 
 def serve(app: Dash, store: Store) -> None:
@@ -39,8 +43,9 @@ def serve(app: Dash, store: Store) -> None:
         except ProbeError as error:
             return Response(f"{error}\n", status=404 if panel not in PANELS else 400, mimetype="text/plain")
         name = "-".join([panel, *(p.replace("/", "-") for p in (state.record, state.other) if p)])
-        headers = {"Content-Disposition": f'attachment; filename="{name}.{kind}"'}
-        return Response(body, mimetype=KINDS[kind], headers=headers)
+        answer = Response(body, mimetype=KINDS[kind])
+        answer.headers.set("Content-Disposition", "attachment", filename=f"{name}.{kind}")
+        return answer
 
     app.server.add_url_rule("/_data/<panel>.<kind>", "panel_data", data)
 
@@ -53,7 +58,7 @@ def encoded(result: xr.Dataset, kind: str) -> bytes:
         kind: "csv", "parquet" or "npz".
 
     Raises:
-        InputError: another kind.
+        InputError: another kind, or a table, which has a row for each combination of all dimensions, that is too large.
     """
     about = json.dumps(_plain(result.attrs), ensure_ascii=False)
     if kind == "npz":
@@ -63,6 +68,11 @@ def encoded(result: xr.Dataset, kind: str) -> bytes:
         return file.getvalue()
     if kind not in KINDS:
         raise InputError(f"kind {kind!r}, expected one of {', '.join(KINDS)}")
+    if (rows := math.prod(result.sizes.values())) > ROWS:
+        sizes = " × ".join(f"{name} {size:,}" for name, size in result.sizes.items())
+        raise InputError(
+            f"a table of this result would have {rows:,} rows ({sizes}), at most {ROWS:,}: take NPZ"
+        )
     table = result.to_dataframe().reset_index()
     for column in table.columns:
         if table[column].dtype == object or "string" in str(table[column].dtype).lower():

@@ -81,27 +81,39 @@ class Jobs:
         self._trim()
         return name
 
-    def result(self, job: str, name: str) -> xr.Dataset:
+    def result(self, job: str, name: str, kinds: tuple[str, ...]) -> xr.Dataset:
         """One result of a job.
 
         Args:
             job: its id.
             name: "result", "words" or what else the job wrote.
+            kinds: of jobs that may be meant.
 
         Raises:
-            InputError: no such job, or no such result.
+            InputError: no such job, or no such result, or a job of another page.
         """
         import xarray as xr
 
+        if self.kind(job) not in kinds:
+            raise InputError("the job of this link is another page's: press the button to compute this one")
         folder = self._place(job) / f"{name}.zarr"
         if not folder.is_dir():
             raise InputError("this job gave nothing of the kind")
         found: xr.Dataset = xr.open_zarr(folder, consolidated=False, chunks=None).load()
         return found
 
-    def has(self, job: str, name: str) -> bool:
-        """Whether a job has this result."""
-        return bool(_ID.fullmatch(job)) and (self.folder / job / f"{name}.zarr").is_dir()
+    def kind(self, job: str) -> str:
+        """Of what kind a job's request was.
+
+        Raises:
+            InputError: no such job.
+        """
+        return str(json.loads((self._place(job) / "request.json").read_text(encoding="utf-8"))["kind"])
+
+    def has(self, job: str, name: str, kinds: tuple[str, ...]) -> bool:
+        """Whether there is a job of these kinds that has this result."""
+        known = bool(_ID.fullmatch(job)) and (self.folder / job / f"{name}.zarr").is_dir()
+        return known and self.kind(job) in kinds
 
     def keep_picture(self, data: bytes) -> str:
         """Keep a dropped picture, made anew from its pixels so that nothing but a picture is kept.
@@ -114,7 +126,9 @@ class Jobs:
         """
         import io
 
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
+
+        from probe._pictures import read_picture
 
         try:
             with Image.open(io.BytesIO(data)) as image:
@@ -122,8 +136,10 @@ class Jobs:
                     raise InputError(
                         f"the picture has {image.width} × {image.height} pixels, expected at most 40 million"
                     )
-                pixels = image.convert("RGB")
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+                pixels = read_picture(image)
+        except InputError:
+            raise
+        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
             raise InputError(f"this file is no picture that can be read ({type(error).__name__})") from error
         name = hashlib.sha256(data).hexdigest()[:16]
         pixels.save(self.folder / f"{name}.png")

@@ -50,7 +50,7 @@ def _answers(state: State, store: Store) -> xr.Dataset:
 def _done(state: State, store: Store, name: str) -> xr.Dataset:
     if not state.job:
         raise InputError("Press “Shrink the sinks” to see what changes.")
-    return store.jobs.result(state.job, name)
+    return store.jobs.result(state.job, name, ("steer",))
 
 
 def _draw(result: xr.Dataset, state: State) -> go.Figure:

@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 FIRST = "The plot is thin, but the acting is a delight."
 LARGEST = 8 << 20
 """Bytes of a picture that may be dropped."""
+EXPLAINED = ("text", "picture")
+"""Kinds of jobs."""
 _PICTURES = ("image-classification", "face-detection")
 
 
 def _result(state: State, store: Store) -> xr.Dataset:
     if not state.job:
         raise InputError("Type a text or drop a picture, then press Explain.")
-    return store.jobs.result(state.job, "result")
+    return store.jobs.result(state.job, "result", EXPLAINED)
 
 
 def _draw(result: xr.Dataset, state: State) -> go.Figure:  # noqa: ARG001 - the face of every drawing
@@ -148,9 +150,9 @@ def register(app: Dash, store: Store) -> None:
     )
     def say(used: Any) -> list[Component]:
         job = State.from_fields(used or {}).job
-        if not store.jobs.has(job, "words"):
+        if not store.jobs.has(job, "words", EXPLAINED):
             return [html.Li("The answer in sentences will stand here.", className="muted")]
-        return [html.Li(str(text)) for text in store.jobs.result(job, "words")["text"].values]
+        return [html.Li(str(text)) for text in store.jobs.result(job, "words", EXPLAINED)["text"].values]
 
 
 def request_of(state: State, store: Store) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from probe.dashboard.explorer.state import State
     from probe.dashboard.explorer.store import Store
 
+_JOBS = ("picture",)
 KINDS = ("image_overlay", "path")
 """Kinds of result that lie over a picture: SR areas, CARVE before and after, scanpaths, whatever comes."""
 _PIXELS = 512
@@ -42,7 +43,7 @@ def layout(state: State, store: Store) -> Component:
         html.A(name, href=state.but(part=name).url("/image"), className="quiet", **more({"data-raw": "1"}))
         for name in names
     ]
-    if state.job or names:
+    if names or store.jobs.has(state.job or "", "result", _JOBS):
         parts.append(mount(RESULT, *links, wide=True))
     return html.Div(parts, className="panels")
 
@@ -141,8 +142,8 @@ def _looks_words(found: xr.Dataset, state: State) -> str:  # noqa: ARG001 - the 
 
 
 def _result(state: State, store: Store) -> xr.Dataset:
-    if state.job:
-        found = store.jobs.result(state.job, "result")
+    if state.job and store.jobs.has(state.job, "result", _JOBS):
+        found = store.jobs.result(state.job, "result", _JOBS)
         if found.attrs.get("kind") not in KINDS:
             raise InputError(f"the job's result is a {found.attrs.get('kind')}; see it on the page Explain")
         return found

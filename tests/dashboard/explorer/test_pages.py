@@ -230,9 +230,15 @@ def test_a_job_writes_what_it_was_asked_and_tells_how_far_it_is(store):
     request = {"kind": "text", "text": "A warm film.", "model": "sentiment", "method": "occlusion"}
     job = store.jobs.run(request, lambda *step: told.append(step))
     assert [done for done, _, _ in told] == [0, 1, 2]
-    result = store.jobs.result(job, "result")
+    result = store.jobs.result(job, "result", ("text",))
     assert result.attrs["kind"] == "token_strip"
-    assert "positive" in " ".join(store.jobs.result(job, "words")["text"].values.tolist())
+    assert "positive" in " ".join(
+        store.jobs.result(job, "words", ("text", "picture"))["text"].values.tolist()
+    )
+    with pytest.raises(InputError, match="another page's"):
+        store.jobs.result(job, "result", ("steer",))
+    assert store.jobs.has(job, "result", ("text",))
+    assert not store.jobs.has(job, "result", ("picture",))
     assert store.jobs.run(request, lambda *_: told.append("again")) == job
     assert "again" not in told
 
@@ -242,7 +248,29 @@ def test_a_job_that_fails_says_its_one_line(store):
         store.jobs.run({"kind": "nothing"}, lambda *_: None)
     for name in ("../x", "0" * 16, ""):
         with pytest.raises(InputError):
-            store.jobs.result(name, "result")
+            store.jobs.result(name, "result", ("text",))
+
+
+def test_a_table_that_cannot_be_held_is_refused():
+    import xarray as xr
+
+    many = xr.Dataset({name: (name, np.zeros(400)) for name in ("patch", "area", "point")})
+    for kind in ("csv", "parquet"):
+        with pytest.raises(InputError, match=r"64,000,000 rows .* take NPZ"):
+            downloads.encoded(many, kind)
+    assert len(np.load(io.BytesIO(downloads.encoded(many, "npz")))["patch"]) == 400
+
+
+def test_a_dropped_picture_is_the_picture_that_the_command_line_reads(store, tmp_path):
+    from PIL import Image
+
+    from probe._pictures import read_picture
+
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter to be seen upright
+    Image.linear_gradient("L").resize((40, 20)).save(tmp_path / "a.jpg", exif=exif)
+    kept = store.jobs.picture(store.jobs.keep_picture((tmp_path / "a.jpg").read_bytes()))
+    np.testing.assert_array_equal(read_picture(kept), read_picture(tmp_path / "a.jpg"))
 
 
 def test_only_pictures_are_kept(store):
