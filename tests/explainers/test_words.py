@@ -205,7 +205,7 @@ def test_an_only_word_stands_out_against_nothing():
         (strip([], []), "no text token"),
         (strip(["[CLS]", "[SEP]"], [0.0, 1.0], ["special", "special"]), "no text token"),
         (strip(["a", "b"], [np.nan, 1.0]), "not finite"),
-        (strip(["a"], [1.0], kind="text"), "a result of kind 'text' has no words yet"),
+        (strip(["a"], [1.0], kind="song"), "a result of kind 'song' has no words yet"),
         (strip(["a"], [1.0]).drop_vars("role"), "not a complete result"),
         ("good", "expected a result"),
     ],
