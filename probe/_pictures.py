@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,17 @@ def read_picture(source: str | Path | Image | NDArray[Any]) -> Image:
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise InputError(f"{path} is damaged: {str(error) or type(error).__name__}") from error
+
+
+def source_of(picture: Any) -> str:
+    """The file that a picture is read from, "" where it is none."""
+    return str(picture) if isinstance(picture, (str, os.PathLike)) else ""
+
+
+def fitted(picture: Image, most: int) -> tuple[int, int]:
+    """Height and width of a picture that is made smaller until neither has more than `most` pixels."""
+    part = min(1.0, most / max(picture.size))
+    return max(1, round(picture.height * part)), max(1, round(picture.width * part))
 
 
 def _of_array(source: Any) -> Image:

@@ -50,15 +50,7 @@ def draw_links(links: xr.Dataset) -> go.Figure:
             height=max(220, 26 * len(weights) + 92),
             margin={"l": 8, "r": 56, "t": 52, "b": 34},
             showlegend=False,
-            title={
-                "text": story,
-                "font": {"size": 14},
-                "x": 0.02,
-                "xref": "container",
-                "y": 1,
-                "yanchor": "top",
-                "pad": {"t": 12},
-            },
+            title=theme.story(story),
             meta={"select": [names[1], names[0]]},
             bargap=0.25,
         )
@@ -98,15 +90,7 @@ def draw_distances(distances: xr.Dataset) -> go.Figure:
             margin={"l": 8, "r": 16, "t": 44, "b": 60},
             showlegend=False,
             bargap=0.15,
-            title={
-                "text": story,
-                "font": {"size": 14},
-                "x": 0.02,
-                "xref": "container",
-                "y": 1,
-                "yanchor": "top",
-                "pad": {"t": 12},
-            },
+            title=theme.story(story),
         )
     )
     figure.update_xaxes(

@@ -36,15 +36,7 @@ def draw_patches(found: xr.Dataset) -> go.Figure:
             height=460,
             margin={"l": 8, "r": 8, "t": 48, "b": 8},
             showlegend=False,
-            title={
-                "text": html.escape(found.attrs["story"]),
-                "font": {"size": 14},
-                "x": 0.02,
-                "xref": "container",
-                "y": 1,
-                "yanchor": "top",
-                "pad": {"t": 12},
-            },
+            title=theme.story(html.escape(found.attrs["story"])),
         )
     )
     figure.update_xaxes(visible=False, constrain="domain")

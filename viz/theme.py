@@ -146,6 +146,19 @@ def heading(text: str, subtitle: str) -> dict[str, object]:
     }
 
 
+def story(text: str) -> dict[str, object]:
+    """The title of a figure that stands under a panel's own title: one plain line at its upper left, HTML already escaped."""
+    return {
+        "text": text,
+        "font": {"size": 14},
+        "x": 0.02,
+        "xref": "container",
+        "y": 1,
+        "yanchor": "top",
+        "pad": {"t": 12},
+    }
+
+
 def layout(**more: object) -> dict[str, object]:
     """Plotly layout that all figures share; keyword arguments are added to it.
 

@@ -51,19 +51,15 @@ class Panel:
     height: int = 420
 
 
-def mount(panel: Panel, *controls: Component, wide: bool = False) -> Component:
-    """The panel's place on a page: title, controls, figure, caption, downloads; it fills itself.
+def foot(panel: Panel, caption: Component, *pictures: Component) -> Component:
+    """What stands below a figure: its caption, and what can be downloaded.
 
     Args:
-        panel: registered by `wire`.
-        *controls: beside the title.
-        wide: over the full width.
+        panel: whose data are offered.
+        caption: the figure's.
+        *pictures: buttons that take the figure as a picture.
     """
-    taken: list[Component] = [
-        html.Button(kind.upper(), type="button", className="take", **data(panel=panel.id, picture=kind))
-        for kind in ("png", "svg")
-    ]
-    taken += [
+    files = [
         html.A(
             kind.upper(),
             href=f"/_data/{panel.id}.{kind}",
@@ -72,6 +68,25 @@ def mount(panel: Panel, *controls: Component, wide: bool = False) -> Component:
             **data(panel=panel.id, kind=kind),
         )
         for kind in ("csv", "parquet", "npz")
+    ]
+    taken = html.Div([*pictures, *files], className="takes")
+    return html.Div(
+        [caption, html.Details([html.Summary("Download"), taken], className="download")],
+        className="panel-foot",
+    )
+
+
+def mount(panel: Panel, *controls: Component, wide: bool = False) -> Component:
+    """The panel's place on a page: title, controls, figure, caption, downloads; it fills itself.
+
+    Args:
+        panel: registered by `wire`.
+        *controls: beside the title.
+        wide: over the full width.
+    """
+    pictures = [
+        html.Button(kind.upper(), type="button", className="take", **data(panel=panel.id, picture=kind))
+        for kind in ("png", "svg")
     ]
     figure = dcc.Graph(
         id=f"{panel.id}-figure", config=CONFIG, style={"height": f"{panel.height}px"}, className="figure"
@@ -84,15 +99,7 @@ def mount(panel: Panel, *controls: Component, wide: bool = False) -> Component:
                 delay_show=200,
                 type="dot",
             ),
-            html.Div(
-                [
-                    html.P(id=f"{panel.id}-caption", className="caption"),
-                    html.Details(
-                        [html.Summary("Download"), html.Div(taken, className="takes")], className="download"
-                    ),
-                ],
-                className="panel-foot",
-            ),
+            foot(panel, html.P(id=f"{panel.id}-caption", className="caption"), *pictures),
             dcc.Store(id=f"{panel.id}-uses"),
             dcc.Store(id=f"{panel.id}-fields", data=["record", "other", "tower", "sample", *panel.uses]),
         ],

@@ -171,9 +171,17 @@ def _checked(name: str, value: Any) -> Any:
 def _number(name: str, value: Any) -> int | None:
     if value is None and name not in _ALWAYS:
         return None
+    return whole(name, value, 100 if name == "beta" else LARGEST)
+
+
+def whole(name: str, value: Any, most: int = LARGEST) -> int:
+    """A whole number from outside, as a number or as its digits.
+
+    Raises:
+        InputError: something else, or more than `most`.
+    """
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,10}", value):
         value = int(value)
-    most = 100 if name == "beta" else LARGEST
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
         raise InputError(f"{name} = {str(value)[:60]!r}, expected a whole number from 0 to {most}")
     return value

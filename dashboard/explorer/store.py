@@ -89,10 +89,7 @@ class Store:
             InputError: no record of that name in the folder.
             RecordError: unfinished, damaged, or of another schema.
         """
-        entry = self.entry(name)
-        if entry.problem:
-            raise RecordError(f"{name}: {entry.problem}")
-        key = (name, _stamp(entry.path))
+        key = (name, _stamp(self._sound(name)))
         with self._lock:
             if key in self._trees:
                 self._trees.move_to_end(key)
@@ -113,10 +110,13 @@ class Store:
         """
         from probe.record import open_record
 
+        return open_record(self._sound(name))
+
+    def _sound(self, name: str) -> Path:
         entry = self.entry(name)
         if entry.problem:
             raise RecordError(f"{name}: {entry.problem}")
-        return open_record(entry.path)
+        return entry.path
 
     def remember(self, name: str, key: Hashable, make: Callable[[xr.DataTree], T]) -> T:
         """What `make` gives for a record, from the cache where it was made before.

@@ -9,6 +9,7 @@ import numpy as np
 from flask import Response, jsonify, request
 
 from probe.dashboard.explorer.state import State
+from probe.dashboard.explorer.state import whole as whole_number
 from probe.dashboard.explorer.tokens import codes, links, token_values
 from probe.errors import InputError, ProbeError
 
@@ -49,11 +50,18 @@ def serve(app: Dash, store: Store) -> None:
         return answer(lambda state: whole(state, store))
 
     def one_window() -> Response:
-        return answer(lambda state: window(state, store, _integer("window")))
+        return answer(lambda state: window(state, store, whole_number("window", request.args.get("window"))))
 
     def linked() -> Response:
         def make(state: State) -> dict[str, Any]:
-            return {"links": links(state, store, _integer("at"), request.args.get("side", "query"))}
+            return {
+                "links": links(
+                    state,
+                    store,
+                    whole_number("at", request.args.get("at")),
+                    request.args.get("side", "query"),
+                )
+            }
 
         return answer(make)
 
@@ -139,10 +147,3 @@ class _Coded:
 
 def _packed(values: np.ndarray[Any, Any]) -> str:
     return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
-
-
-def _integer(name: str) -> int:
-    value = request.args.get(name, "")
-    if not (value.isascii() and value.isdecimal() and len(value) <= 10):
-        raise InputError(f"{name} = {value[:40]!r}, expected a whole number")
-    return int(value)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Response, jsonify, request
 
-from probe.dashboard.explorer.state import LARGEST
+from probe.dashboard.explorer.state import whole
 from probe.errors import InputError, ProbeError, RecordError
 from probe.viz._tiles import Tiles
 
@@ -142,9 +142,4 @@ def _word(name: str, other: str | None = None) -> str:
 
 
 def _number(name: str, other: int | None = None) -> int:
-    found: Any = request.args.get(name, other)
-    if isinstance(found, str) and found.isascii() and found.isdigit() and len(found) <= 10:
-        found = int(found)
-    if not isinstance(found, int) or found > LARGEST:
-        raise InputError(f"{name}: got {str(found)[:40]!r}, expected a whole number from 0 to {LARGEST}")
-    return found
+    return whole(name, request.args.get(name, other))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from probe.errors import InputError, ModelError
 from probe.explainers._carve.grids import image_places
+from probe.placement import ready
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,10 +56,7 @@ def module_of(model: Any) -> tuple[torch.nn.Module, Any]:
             f"a {getattr(model, 'task', type(module).__name__)} model answers no questions about pictures: choose a "
             "vision-language model (`probe models`, for example vqa)"
         )
-    if module.training:
-        raise ModelError(
-            "the model is in training mode (dropout makes every run differ); call model.eval() first"
-        )
+    ready(module)
     return module, processor
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from probe._pictures import fitted, read_picture, source_of
 from probe.errors import InputError
 from probe.explainers._carve import contrast as sums
 from probe.explainers._carve.asking import Answer, ask, depth, module_of
@@ -140,8 +141,6 @@ def refined(picture: Any, found: Found, fill: str) -> Any:
 
 def build(model: Any, picture: Any, settings: Settings) -> xr.Dataset:
     """Run the passes and put the result together. See `carve`."""
-    from probe._pictures import read_picture
-
     module, processor = module_of(model)
     layers = layers_of(settings.layers, depth(module))
     whole = read_picture(picture)
@@ -150,14 +149,13 @@ def build(model: Any, picture: Any, settings: Settings) -> xr.Dataset:
     question = ask(model, [whole], settings.ask, layers=layers, most=settings.max_new_tokens)
     general = ask(model, [whole], settings.general, layers=layers, most=settings.max_new_tokens)
     size = (whole.height, whole.width)
-    part = min(1.0, SHOWN / max(size))
-    shown = (max(1, round(size[0] * part)), max(1, round(size[1] * part)))
+    shown = fitted(whole, SHOWN)
     map_ = fused(question, general, settings, size, shown)
-    window = tuple(processor_side(processor) * part for _ in range(2))
+    side = processor_side(processor) * min(1.0, SHOWN / max(size))
     if settings.method != "question" and _alike(question, general, settings):
         found = Found(map_, np.zeros(map_.shape, np.int16), [], None)
     else:
-        found = locate(map_, settings, (window[0], window[1]))
+        found = locate(map_, settings, (side, side))
     cut, after = None, None
     if found.box is not None:
         cut = refined(whole, found, settings.fill)
@@ -253,7 +251,6 @@ def _answers(
     layers: tuple[int, ...],
 ) -> dict[str, Any]:  # fmt: skip
     final = after or question
-    path = isinstance(picture, str) or hasattr(picture, "__fspath__")
     return {
         "model": str(getattr(model, "name", type(model).__name__)),
         "unit": "ratio" if settings.method != "question" else "attention",
@@ -274,7 +271,7 @@ def _answers(
         "method": f"{settings.method}, layers {layers[0]} to {layers[-1]}, {settings.steps} step"
         + ("s" if settings.steps == "all" else ""),
         "passes": 2 + (after is not None),
-        "input": str(picture) if path else "",
+        "input": source_of(picture),
         "outlined": "the regions that were kept",
         "task": "visual-question-answering",
     }

@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from probe._pictures import fitted, read_picture, source_of
 from probe.explainers._carve.asking import Answer, ask, depth, module_of
 from probe.explainers._carve.build import SHOWN, layers_of
 from probe.explainers._carve.contrast import entropy
@@ -35,15 +36,12 @@ def build(model: Any, picture: Any, question: str, layers: str, by: str, most: i
     """See `image_attention`."""
     from PIL import Image
 
-    from probe._pictures import read_picture
-
     module, _ = module_of(model)
     count = depth(module)
     chosen = tuple(range(count)) if layers == "all" else layers_of(layers, count)
     whole = read_picture(picture)
     answer = ask(model, [whole], question, layers=chosen, most=most)
-    part = min(1.0, SHOWN / max(whole.size))
-    shown = (max(1, round(whole.height * part)), max(1, round(whole.width * part)))
+    shown = fitted(whole, SHOWN)
     words, spans = by_word(answer)
     if by == "word":
         names = [f"{n + 1}: {word}" for n, word in enumerate(words)]
@@ -82,7 +80,7 @@ def build(model: Any, picture: Any, question: str, layers: str, by: str, most: i
         "image_tokens": len(answer.places),
         "method": f"attention of each {by}, mean of heads, layers {chosen[0]} to {chosen[-1]}",
         "slider": by,
-        "input": str(picture) if isinstance(picture, str) or hasattr(picture, "__fspath__") else "",
+        "input": source_of(picture),
         "task": "visual-question-answering",
     }
     return data

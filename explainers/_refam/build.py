@@ -7,6 +7,7 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
+from probe._pictures import fitted, read_picture, source_of
 from probe.explainers._carve.asking import depth, module_of, prepared
 from probe.explainers._carve.build import SHOWN, layers_of
 from probe.explainers._carve.grids import surface
@@ -51,8 +52,6 @@ def build(
     model: Any, picture: Any, expression: str, magnets: str, layers: str, axis: str, **how: bool
 ) -> xr.Dataset:
     """See `refam`."""
-    from probe._pictures import read_picture
-
     module, processor = module_of(model)
     chosen = blocks_of(layers, depth(module))
     whole = read_picture(picture)
@@ -98,8 +97,7 @@ def _result(
 
     roles, words = told
     kept, note = sums.kept_tokens(roles, np.zeros(len(roles), np.bool_), filtered=how["filtered"])
-    size, part = (whole.height, whole.width), min(1.0, SHOWN / max(whole.size))
-    shown = (max(1, round(size[0] * part)), max(1, round(size[1] * part)))
+    size, shown = (whole.height, whole.width), fitted(whole, SHOWN)
     heat = surface(stack[kept].sum(0), table, places, size, shown)
     prior = sums.spatial_prior(expression, shown) if how["spatial"] else None
     if how["spatial"] and prior is None:
@@ -140,7 +138,7 @@ def _result(
         "prior": prior is not None,
         "note": note,
         "method": f"text-to-image attention, layers {layers[0]} to {layers[-1]}, {len(magnets)} magnets",
-        "input": str(picture) if isinstance(picture, str) or hasattr(picture, "__fspath__") else "",
+        "input": source_of(picture),
         "task": "referring expression",
     }
     return data

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from probe._pictures import read_picture, source_of
 from probe.errors import InputError, ModelError
 
 MOST_SIDE = 2048
@@ -118,7 +119,7 @@ def open_subject(loaded: Any, picture: Any, target: str | None) -> Subject:
     labels = {int(index): str(label) for index, label in (getattr(config, "id2label", None) or {}).items()}
     exclusive = int(getattr(config, "softmax", 0)) or len(logits)
     name = str(getattr(loaded, "name", type(model).__name__))
-    source = str(picture) if isinstance(picture, str) or hasattr(picture, "__fspath__") else ""
+    source = source_of(picture)
     predicted = int(logits[:exclusive].argmax())
     index = predicted if target is None else _output(target, labels, len(logits))
     return Subject(model, name, inputs, view, logits, labels, exclusive, index, source, box)
@@ -147,8 +148,6 @@ def _prepared(loaded: Any, picture: Any) -> tuple[Tensor, NDArray[np.uint8], tup
         raise ModelError(
             f"a {task} model takes no pictures: choose one that does (`probe models`), or give a prepared tensor [1, C, H, W]"
         )
-    from probe._pictures import read_picture
-
     whole = read_picture(picture)
     view = processor.view(whole)
     return processor.prepared(view), view, tuple(processor.box(*whole.size))

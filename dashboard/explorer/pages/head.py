@@ -13,7 +13,7 @@ from dash import State as Given
 from probe.dashboard.explorer import tiles
 from probe.dashboard.explorer.attributes import more
 from probe.dashboard.explorer.page import Page
-from probe.dashboard.explorer.panels import PANELS, Panel, mount, wire
+from probe.dashboard.explorer.panels import PANELS, Panel, foot, mount, wire
 from probe.dashboard.explorer.state import State
 from probe.deepzoom.single import distances
 from probe.deepzoom.zoom import kept_layers, zoom
@@ -101,29 +101,8 @@ def chosen(state: State, store: Store) -> tuple[str, int, int]:
 
 def _map() -> Component:
     """The panel of the map; its downloads are the region in sight."""
-    taken: list[Component] = [
-        html.Button("PNG", type="button", className="take", **more({"data-zoom-picture": "1"}))
-    ]
-    taken += [
-        html.A(
-            kind.upper(),
-            href=f"/_data/{MAP.id}.{kind}",
-            className="take",
-            download="",
-            **more({"data-panel": MAP.id, "data-kind": kind}),
-        )
-        for kind in ("csv", "parquet", "npz")
-    ]
-    caption = html.P(className="caption", id="head-map-caption-words")
-    foot = html.Div(
-        [
-            caption,
-            html.Details(
-                [html.Summary("Download"), html.Div(taken, className="takes")], className="download"
-            ),
-        ],
-        className="panel-foot",
-    )
+    picture = html.Button("PNG", type="button", className="take", **more({"data-zoom-picture": "1"}))
+    below = foot(MAP, html.P(className="caption", id="head-map-caption-words"), picture)
     stores = [
         dcc.Store(id="head-map-uses"),
         dcc.Store(id="head-map-fields", data=["record", "other", "tower", "sample", "layer", "head"]),
@@ -131,7 +110,7 @@ def _map() -> Component:
     place = html.Div(id="head-map-place")
     title = html.Div(html.H2(MAP.title), className="panel-head")
     return html.Section(
-        [title, place, foot, *stores], className="panel", id=MAP.id, **more({"aria-label": MAP.title})
+        [title, place, below, *stores], className="panel", id=MAP.id, **more({"aria-label": MAP.title})
     )
 
 
