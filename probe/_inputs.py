@@ -29,18 +29,23 @@ def parts(model: Any) -> tuple[torch.nn.Module, Any | None]:
     return inner, getattr(model, "processor", None)
 
 
+def tokenizer_of(processor: Any | None) -> Any | None:
+    """What reads ids: the tokenizer that a processor of pictures or sounds and text holds, or what is one itself."""
+    return getattr(processor, "tokenizer", processor)
+
+
 def device_of(module: torch.nn.Module) -> torch.device:
     """Where a module wants its inputs."""
     return placement.input_device(module)
 
 
-def prepare(inputs: Any, module: torch.nn.Module, tokenizer: Any | None, device: torch.device) -> Prepared:
+def prepare(inputs: Any, module: torch.nn.Module, processor: Any | None, device: torch.device) -> Prepared:
     """Texts become ids (padded on the tokenizer's own side); keyword arguments stay what they are; a tensor is the first one.
 
     Raises:
         InputError: an empty or unknown input, ids that the model does not know, texts without a tokenizer.
     """
-    group = source_of(module)
+    group, tokenizer = source_of(module), tokenizer_of(processor)
     if isinstance(inputs, Tensor):
         inputs = {next(iter(inspect.signature(module.forward).parameters)): inputs}
     if isinstance(inputs, Mapping):

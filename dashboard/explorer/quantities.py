@@ -41,14 +41,14 @@ class Quantity:
 
 
 def tower_name(state: State, tree: xr.DataTree) -> str:
-    """The tower that a state means: the named one, or the record's first.
+    """The tower that a state means: the named one, or the record's first by name, as the selection bar has it.
 
     Raises:
         InputError: the record has no such tower, or none.
     """
     from probe.record import towers
 
-    names = towers(tree)
+    names = sorted(towers(tree))  # folders are listed in any order
     if state.tower and state.tower not in names:
         raise InputError(f"no tower {state.tower!r} in this record; it has: {', '.join(names) or 'none'}")
     if not names:

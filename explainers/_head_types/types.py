@@ -110,7 +110,7 @@ def _repeated(model: Any, length: int, batch: int, seed: int) -> dict[str, "torc
     """Random tokens of the model's vocabulary, special ones left out, each sequence twice in a row."""
     import torch
 
-    from probe._inputs import parts
+    from probe._inputs import parts, tokenizer_of
 
     try:
         found, tokenizer = parts(model)
@@ -126,7 +126,7 @@ def _repeated(model: Any, length: int, batch: int, seed: int) -> dict[str, "torc
         raise InputError(
             f"inputs: {type(module).__name__} shows no vocabulary to draw from; give a text or input_ids"
         )
-    special = set(getattr(tokenizer, "all_special_ids", ()) or ())
+    special = set(getattr(tokenizer_of(tokenizer), "all_special_ids", ()) or ())
     allowed = np.array([i for i in range(size) if i not in special])
     draw = np.random.default_rng(seed)
     once = allowed[

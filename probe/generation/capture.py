@@ -17,7 +17,7 @@ import xarray as xr
 from torch import Tensor
 
 from probe._facts import facts
-from probe._inputs import device_of, parts, prepare
+from probe._inputs import device_of, parts, prepare, tokenizer_of
 from probe.errors import InputError, ModelError
 from probe.families.text import Prepared, describe
 from probe.generation.passes import Passes
@@ -110,7 +110,9 @@ def capture_generation(
             checks = [*running.checks, *_sums(running, values)]
             kept = {name: values[name] for name in (*wanted, "keys_seen", "seen_by")}
             target.add(passes.stream, running.layer, running.name, kept, checks=checks, facts=running.facts)
-        prepared = describe({"input_ids": ids[:, :-1], "attention_mask": descent.valid.long()}, tokenizer)
+        prepared = describe(
+            {"input_ids": ids[:, :-1], "attention_mask": descent.valid.long()}, tokenizer_of(tokenizer)
+        )
         report = Report(list(target.checks))
         report.tokens(prepared)
         groups = {"tokens": _tokens(prepared, passes), "input": _input(prepared), **_rows(passes, descent)}

@@ -9,9 +9,11 @@ import torch
 import vlm_cases
 from PIL import Image
 
+import probe
 from probe import explainers as ex
+from probe._pictures import read_picture
 from probe.errors import InputError, ModelError, ProbeError
-from probe.explainers._carve.asking import ask, prompt_of
+from probe.explainers._carve.asking import ask, module_of, prepared, prompt_of
 from probe.explainers._carve.build import layers_of
 from probe.explainers._carve.grids import surface
 from probe.families.vision import image_tokens
@@ -275,3 +277,17 @@ def test_between_the_middles_of_tokens_a_map_is_linear_and_exact():
     pixels = np.arange(64) + 0.5
     between = (pixels >= middles.min()) & (pixels <= middles.max())
     assert np.allclose(map_[:, between], pixels[between], atol=1e-9)
+
+
+def test_what_was_loaded_with_a_processor_is_captured_with_its_texts_and_places():
+    model = vlm_cases.vlm()
+    given, _, places = prepared(*module_of(model), [read_picture(vlm_cases.scene())], "what is it?")
+    trace = probe.capture(model, given, images=[(40, 64)])
+    token = trace["tokens"].isel(sample=0)
+    assert list(np.flatnonzero(token["role"].values == "patch")) == list(places)
+    ids = given["input_ids"][0].tolist()
+    read = model.processor.tokenizer
+    assert str(token["text"].values[-1]).strip() == read.decode([ids[-1]]).strip()
+    further, _ = probe.capture_generation(model, given, generate={"max_new_tokens": 2})
+    assert further["validity"].attrs["passed"]
+    assert str(further["tokens"]["text"].values[0, len(ids) - 1]) == str(token["text"].values[-1])

@@ -14,6 +14,7 @@ from probe.dashboard.explorer import tiles
 from probe.dashboard.explorer.attributes import more
 from probe.dashboard.explorer.page import Page
 from probe.dashboard.explorer.panels import PANELS, Panel, foot, mount, wire
+from probe.dashboard.explorer.quantities import tower_name
 from probe.dashboard.explorer.state import State
 from probe.deepzoom.single import distances
 from probe.deepzoom.zoom import kept_layers, zoom
@@ -81,7 +82,7 @@ def chosen(state: State, store: Store) -> tuple[str, int, int]:
         InputError: a layer or head that was not kept.
     """
     tree = store.open(state.record)
-    tower = state.tower or (towers(tree) or [""])[0]
+    tower = tower_name(state, tree)
     kept = kept_layers(tree, tower)
     if not kept:
         raise RecordError(
@@ -219,7 +220,7 @@ def _distance_words(found: xr.Dataset, state: State) -> str:  # noqa: ARG001 - t
 
 def _pooled(state: State, store: Store) -> xr.Dataset:
     tree = store.open(state.record)
-    tower = state.tower or towers(tree)[0]
+    tower = tower_name(state, tree)
     data = tree[tower].to_dataset()
     if "pooled" not in data:
         raise InputError("The record holds no pooled map either (capture with --stats …,pooled).")

@@ -65,8 +65,8 @@ def overlays(tree: xr.DataTree) -> list[str]:
 
 
 def _placed(tree: xr.DataTree, tower: str) -> str:
-    """The tower whose keys lie in a picture: the one that is asked for, else the first; empty if there is none."""
-    for name in [tower] if tower else towers(tree):
+    """The tower whose keys lie in a picture: the one that is asked for, else the first by name; empty if there is none."""
+    for name in [tower] if tower else sorted(towers(tree)):
         if name in towers(tree) and set(_BOX) <= set(positions(tree, name, "keys").data_vars):
             return name
     return ""

@@ -101,7 +101,7 @@ def register(app: Dash, store: Store) -> None:
 def _needs(tree: xr.DataTree) -> str | None:
     from probe.record import positions, towers
 
-    names = towers(tree)
+    names = sorted(towers(tree))
     if not names:
         return "This record holds maps alone, no statistics of tokens."
     texts = positions(tree, names[0], "queries")["text"].isel(sample=0).values[:64]

@@ -11,7 +11,13 @@ from probe.dashboard.explorer import downloads
 from probe.dashboard.explorer.app import build, render
 from probe.dashboard.explorer.page import pages
 from probe.dashboard.explorer.panels import HIDDEN, PANELS, filled
-from probe.dashboard.explorer.quantities import difference, head_values, quantities, sink_positions
+from probe.dashboard.explorer.quantities import (
+    difference,
+    head_values,
+    quantities,
+    sink_positions,
+    tower_name,
+)
 from probe.dashboard.explorer.state import State
 from probe.dashboard.explorer.text_routes import WINDOW, whole, window
 from probe.dashboard.explorer.tokens import codes, links, token_values
@@ -249,6 +255,16 @@ def test_a_job_that_fails_says_its_one_line(store):
     for name in ("../x", "0" * 16, ""):
         with pytest.raises(InputError):
             store.jobs.result(name, "result", ("text",))
+
+
+def test_numbers_are_those_of_the_tower_that_the_bar_names():
+    """Whatever the order in which a folder's groups are listed: the bar reads the folder itself, by name."""
+    import xarray as xr
+
+    one = xr.Dataset({"entropy": (("layer", "head"), np.zeros((2, 3)))})
+    tree = xr.DataTree.from_dict({"/vision": one, "/text": one})
+    assert tower_name(FIRST, tree) == "text"
+    assert tower_name(FIRST.but(tower="vision"), tree) == "vision"
 
 
 def test_a_table_that_cannot_be_held_is_refused():
