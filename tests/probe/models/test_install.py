@@ -82,6 +82,19 @@ def shelf_of(tmp_path):
     return sorted(p.name for p in (tmp_path / "cache" / "models").iterdir())
 
 
+def test_looking_for_pip_tells_no_import_hook(tiny, monkeypatch):
+    """setuptools' hook would give up its distutils for the whole process, and torch.compile would fail from then on."""
+    asked = []
+
+    class Finder:
+        def find_spec(self, name, path=None, target=None):
+            asked.append(name)
+
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    install.install("tiny", lambda _: None)
+    assert "pip" not in asked
+
+
 def test_install_then_load(tiny, tmp_path):
     lines = []
     assert not catalog.is_installed(tiny)
